@@ -1,0 +1,1 @@
+"""Adjusters: tensors in, new tensors out."""

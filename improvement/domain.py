@@ -1,0 +1,190 @@
+"""SearchDomain: the port a plugin fills, and load_domain, which checks it and names what is wrong."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from improvement.errors import WrongPlugin
+from improvement.objects import Vectors
+from improvement.selection import SessionSelector
+
+if TYPE_CHECKING:  # torch is for the worker; the web process loads domains without it
+    import torch
+
+    from improvement.inputs import EvidenceBatch
+
+
+class MetricType(StrEnum):
+    """How two vectors are compared; the names of the published API."""
+
+    EUCLID = "euclid"
+    COSINE = "cosine"
+    DOT = "dot"
+
+
+class MetricAggregationType(StrEnum):
+    """How an object's parts make one distance: the nearest part, or the mean part."""
+
+    MIN = "min"
+    AVG = "avg"
+
+
+@dataclass(frozen=True)
+class Hnsw:
+    """Index settings handed to Qdrant: edges per node, and candidates looked at while building."""
+
+    m: int = 16
+    ef_construction: int = 100
+
+
+@dataclass(frozen=True)
+class SearchIndexInfo:
+    """The embedding space of a domain: its size D, its metric, and how parts aggregate."""
+
+    dimensions: int
+    metric_type: MetricType = MetricType.COSINE
+    metric_aggregation_type: MetricAggregationType = MetricAggregationType.MIN
+    hnsw: Hnsw = field(default_factory=Hnsw)
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns texts into vectors of one embedding model.
+
+    ``model_id`` names the embedding space: vectors are compared only inside one.
+    """
+
+    model_id: str
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Return a float32 array of shape (len(texts), D)."""
+        ...
+
+
+@runtime_checkable
+class VectorsAdjuster(Protocol):
+    """Turns originals and evidence into personal vectors; pure: new tensors out, inputs untouched."""
+
+    max_drift: float
+
+    def adjust(self, batch: "EvidenceBatch") -> "torch.Tensor":
+        """Return the adjusted parts, same shape and dtype as ``batch.parts``."""
+        ...
+
+
+def prepare_vectors(vectors: Vectors, metric_type: MetricType) -> Vectors:
+    """Bring vectors of shape (..., D) to the scale their metric wants, row by row (seed 002).
+
+    COSINE: each row to unit length. DOT: each row to [0, 1] by its own minimum and maximum; the seed takes
+    them over the whole batch, which would make a vector depend on its neighbours. EUCLID: unchanged.
+    A row without length (cosine) or spread (dot) becomes 0.
+
+    >>> prepare_vectors(np.array([[3.0, 4.0]], np.float32), MetricType.COSINE)
+    array([[0.6, 0.8]], dtype=float32)
+    >>> prepare_vectors(np.array([[1.0, 2.0, 5.0]], np.float32), MetricType.DOT)
+    array([[0.  , 0.25, 1.  ]], dtype=float32)
+    """
+    rows = np.asarray(vectors, dtype=np.float32)
+    if metric_type is MetricType.EUCLID:
+        return rows
+    wide: NDArray[np.float64] = rows.astype(np.float64)
+    if metric_type is MetricType.COSINE:
+        scale = np.linalg.norm(wide, axis=-1, keepdims=True)
+    else:
+        low = wide.min(axis=-1, keepdims=True)
+        scale = wide.max(axis=-1, keepdims=True) - low
+        wide = wide - low
+    return (np.divide(wide, scale, out=np.zeros_like(wide), where=scale > 0)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class SearchDomain:
+    """One search or feed, configured: what a plugin file holds.
+
+    Attributes:
+        name: the alias under which any Qdrant client finds the blue collection; [A-Za-z0-9_-], up to 64.
+        search_index_info: the embedding space.
+        adjuster: makes the personal vectors, and holds the law's ``max_drift``.
+        encoder: text to vectors; its ``model_id`` names the first collection.
+        selector: which sessions teach, and which shown items count as skipped.
+        prepare: replaces the metric's own `prepare_vectors`; takes and returns (..., D).
+    """
+
+    name: str
+    search_index_info: SearchIndexInfo
+    adjuster: VectorsAdjuster
+    encoder: Encoder
+    selector: SessionSelector = field(default_factory=SessionSelector)
+    prepare: Callable[[Vectors], Vectors] | None = None
+
+    def prepare_vectors(self, vectors: Vectors) -> Vectors:
+        """Bring vectors (..., D) to this domain's scale; applied to objects and queries alike."""
+        if self.prepare is not None:
+            return self.prepare(vectors)
+        return prepare_vectors(vectors, self.search_index_info.metric_type)
+
+
+def load_domain(path: str) -> SearchDomain:
+    """Import ``"module:attribute"`` and check it.
+
+    Raises:
+        WrongPlugin: naming the plugin, the field and what was expected.
+    """
+    module_name, _, attribute = path.partition(":")
+    if not module_name or not attribute:
+        raise WrongPlugin(path, "path", "the form 'module:attribute', e.g. 'plugins.documents:domain'")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a plugin is foreign code: whatever it raises, the operator needs its name
+        raise WrongPlugin(path, "import", f"an importable module, but it raised {error!r}") from error
+    domain = getattr(module, attribute, None)
+    if not isinstance(domain, SearchDomain):
+        raise WrongPlugin(path, attribute, f"a SearchDomain, got {type(domain).__name__}")
+    check_domain(domain, path)
+    return domain
+
+
+def check_domain(domain: SearchDomain, plugin: str) -> None:
+    """Check every field of a domain without encoding anything; raises WrongPlugin."""
+    info = domain.search_index_info
+
+    def expect(holds: bool, field_name: str, expected: str, got: Any) -> None:
+        if not holds:
+            raise WrongPlugin(plugin, field_name, f"{expected}, got {got!r}")
+
+    name = domain.name
+    named = isinstance(name, str) and 1 <= len(name) <= 64
+    expect(
+        named and all(c.isascii() and (c.isalnum() or c in "_-") for c in name),
+        "name", "1 to 64 of [A-Za-z0-9_-]", name,
+    )  # fmt: skip
+    expect(isinstance(info, SearchIndexInfo), "search_index_info", "a SearchIndexInfo", info)
+    expect(
+        isinstance(info.dimensions, int) and 1 <= info.dimensions <= 65536,
+        "search_index_info.dimensions", "1 to 65536", info.dimensions,
+    )  # fmt: skip
+    expect(isinstance(info.metric_type, MetricType), "search_index_info.metric_type",
+           "a MetricType", info.metric_type)  # fmt: skip
+    expect(isinstance(info.metric_aggregation_type, MetricAggregationType),
+           "search_index_info.metric_aggregation_type", "a MetricAggregationType",
+           info.metric_aggregation_type)  # fmt: skip
+    expect(isinstance(info.hnsw, Hnsw), "search_index_info.hnsw", "an Hnsw", info.hnsw)
+    expect(isinstance(domain.adjuster, VectorsAdjuster), "adjuster",
+           "a VectorsAdjuster (adjust, max_drift)", domain.adjuster)  # fmt: skip
+    adjuster_info = getattr(domain.adjuster, "search_index_info", info)
+    expect(adjuster_info == info, "adjuster.search_index_info", f"the domain's own {info!r}", adjuster_info)
+    drift = domain.adjuster.max_drift
+    expect(isinstance(drift, float | int) and 0 <= drift < float("inf"), "adjuster.max_drift",
+           "a finite number >= 0", drift)  # fmt: skip
+    expect(isinstance(domain.encoder, Encoder), "encoder", "an Encoder (encode, model_id)", domain.encoder)
+    expect(isinstance(domain.encoder.model_id, str) and bool(domain.encoder.model_id), "encoder.model_id",
+           "a non-empty string", domain.encoder.model_id)  # fmt: skip
+    expect(isinstance(domain.selector, SessionSelector), "selector", "a SessionSelector", domain.selector)
+    expect(
+        domain.prepare is None or callable(domain.prepare), "prepare", "None or a callable", domain.prepare
+    )
