@@ -99,7 +99,8 @@ def prepare_vectors(vectors: Vectors, metric_type: MetricType) -> Vectors:
         low = wide.min(axis=-1, keepdims=True)
         scale = wide.max(axis=-1, keepdims=True) - low
         wide = wide - low
-    return (np.divide(wide, scale, out=np.zeros_like(wide), where=scale > 0)).astype(np.float32)
+    prepared: Vectors = np.divide(wide, scale, out=np.zeros_like(wide), where=scale > 0).astype(np.float32)
+    return prepared
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,16 @@ class SearchDomain:
         if self.prepare is not None:
             return self.prepare(vectors)
         return prepare_vectors(vectors, self.search_index_info.metric_type)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Embed and prepare texts: float32 (len(texts), D); raises ValueError when the encoder misbehaves."""
+        expected = (len(texts), self.search_index_info.dimensions)
+        vectors = np.asarray(self.encoder.encode(texts), dtype=np.float32)
+        if vectors.shape != expected:
+            raise ValueError(f"encoder: expected an array of shape {expected}, got {vectors.shape}")
+        if not np.isfinite(vectors).all():
+            raise ValueError("encoder: returned NaN or infinity")
+        return self.prepare_vectors(vectors)
 
 
 def load_domain(path: str) -> SearchDomain:

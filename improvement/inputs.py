@@ -4,7 +4,7 @@ Dimension names, used everywhere: N objects to adjust (one per user and object),
 S searches (sessions), M vectors of a query, E pieces of evidence per object, D dimensions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,8 +67,14 @@ class EvidenceBatch:
     weights: torch.Tensor
 
 
-def evidence_batch(inputs: Sequence[ImprovementInput], dtype: torch.dtype = torch.float32) -> EvidenceBatch:
+def evidence_batch(
+    inputs: Sequence[ImprovementInput],
+    dtype: torch.dtype = torch.float32,
+    only: Collection[tuple[str, str]] | None = None,
+) -> EvidenceBatch:
     """Regroup sessions by user and object and pad them to one batch.
+
+    ``only`` keeps the rows of these (user_id, object_id); weights still count whole sessions.
 
     The evidence of a row is sorted by session id, so the order of ``inputs`` changes nothing.
 
@@ -89,6 +95,8 @@ def evidence_batch(inputs: Sequence[ImprovementInput], dtype: torch.dtype = torc
         for elements, sign in ((session.clicked_elements, 1.0), (session.non_clicked_elements, -1.0)):
             for element in elements:
                 key = (element.user_id, element.id)
+                if only is not None and key not in only:
+                    continue
                 originals.setdefault(key, _rows(element, dtype))
                 evidence.setdefault(key, []).append((row, sign / len(elements)))
     sizes = {rows.shape[1] for rows in (*searches, *originals.values())}

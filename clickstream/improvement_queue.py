@@ -1,0 +1,305 @@
+"""ImprovementQueue: which sessions wait for improvement, who works on which user, and how each ended.
+
+Mongo holds the truth. An entry stays ``pending`` until its outcome is written, so a worker that dies leaves
+nothing to repair: its leases expire and another worker takes the users over.
+"""
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from pymongo import ASCENDING, UpdateOne
+from pymongo.database import Database
+
+from clickstream.store import Document, insert_new
+
+#: Characters kept of a reason: enough for a person, bounded for the store.
+MAX_REASON = 1_000
+
+
+class Status(StrEnum):
+    """Where a queued session stands."""
+
+    PENDING = "pending"
+    DONE = "done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The unit of work: all copies of one user in one domain. None is every anonymous session."""
+
+    domain: str
+    user_id: str | None
+
+    @property
+    def key(self) -> str:
+        """A fixed-length name for the lease; ids are opaque, so they are hashed, never joined."""
+        return hashlib.sha256(json.dumps([self.domain, self.user_id]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Request:
+    """Ask for a session to be improved; a lower priority goes first.
+
+    ``changed_at`` is when the session last changed: a session that is queued or was improved already is
+    queued again only if it changed since.
+    """
+
+    session_id: str
+    owner: Owner
+    changed_at: float
+    priority: int = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the queue. ``session_id`` is None for "rebuild all copies of this user"."""
+
+    entry_id: str
+    session_id: str | None
+    owner: Owner
+    status: Status
+    reason: str | None
+    attempts: int
+    generation: int
+    queued_at: float
+    finished_at: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the API shows."""
+        return {
+            "session_id": self.session_id,
+            "user_id": self.owner.user_id,
+            "domain": self.owner.domain,
+            "status": self.status.value,
+            "reason": self.reason,
+            "attempts": self.attempts,
+            "queued_at": int(self.queued_at),
+            "finished_at": int(self.finished_at) if self.finished_at is not None else None,
+        }
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The users one worker holds until ``until`` (seconds), and their pending entries."""
+
+    token: str
+    until: float
+    entries: Mapping[Owner, Sequence[Entry]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an entry ended, and why if it taught nothing."""
+
+    status: Status
+    reason: str | None = None
+
+
+class ImprovementQueue:
+    """Collections ``improvement_queue`` (``_id`` is the session id), ``improvement_leases``, ``ticks``."""
+
+    def __init__(self, database: Database[Document], clock: Callable[[], float] = time.time) -> None:
+        self._entries = database["improvement_queue"]
+        self._leases = database["improvement_leases"]
+        self._ticks = database["ticks"]
+        self._clock = clock
+
+    def ensure_indexes(self) -> None:
+        """Create the indexes; safe to repeat and to run from several processes."""
+        self._entries.create_index([("status", ASCENDING), ("priority", ASCENDING), ("queued_at", ASCENDING)])
+        self._entries.create_index([("owner_key", ASCENDING), ("status", ASCENDING)])
+        self._leases.create_index("until")
+
+    def enqueue(self, requests: Iterable[Request]) -> None:
+        """Queue sessions, each once until it changes or fails; one round trip."""
+        now = self._clock()
+        self._upsert(
+            [
+                UpdateOne(
+                    {
+                        "_id": f"session:{r.session_id}",
+                        "$or": [{"changed_at": {"$lt": r.changed_at}}, {"status": Status.FAILED}],
+                    },
+                    self._pending(r.owner, r.session_id, r.priority, now, changed_at=r.changed_at),
+                    upsert=True,
+                )
+                for r in requests
+            ]
+        )
+
+    def enqueue_rebuild(self, owners: Iterable[Owner]) -> None:
+        """Queue "rebuild all copies" for users whose originals changed; one round trip."""
+        now = self._clock()
+        self._upsert(
+            [
+                UpdateOne(
+                    {"_id": f"rebuild:{owner.key}"},
+                    self._pending(owner, None, priority=0, now=now, changed_at=now),
+                    upsert=True,
+                )
+                for owner in set(owners)
+            ]
+        )
+
+    def requeue(self, session_id: str) -> None:
+        """Queue a session again because it changed; nothing happens if it never was queued."""
+        now = self._clock()
+        self._entries.update_one(
+            {"_id": f"session:{session_id}"},
+            {"$set": {"status": Status.PENDING, "reason": None, "changed_at": now, "attempts": 0},
+             "$inc": {"generation": 1}},
+        )  # fmt: skip
+
+    def _pending(
+        self, owner: Owner, session_id: str | None, priority: int, now: float, changed_at: float
+    ) -> Document:
+        return {
+            "$setOnInsert": {"session_id": session_id, "queued_at": now},
+            "$set": {
+                "domain": owner.domain,
+                "user_id": owner.user_id,
+                "owner_key": owner.key,
+                "status": Status.PENDING,
+                "reason": None,
+                "attempts": 0,
+                "priority": priority,
+                "changed_at": changed_at,
+                "finished_at": None,
+            },
+            "$inc": {"generation": 1},
+        }
+
+    def _upsert(self, updates: list[UpdateOne]) -> None:
+        if updates:  # a duplicate key says: queued already, and unchanged since
+            insert_new(lambda: self._entries.bulk_write(updates, ordered=False))
+
+    def claim(self, limit: int, lease_seconds: float) -> Claim:
+        """Take up to ``limit`` pending entries' users, most urgent first; a constant number of round trips.
+
+        A user is held by one worker at a time; a lease that expired is taken over. All pending entries of a
+        claimed user come along, whatever the limit.
+        """
+        now = self._clock()
+        token = uuid.uuid4().hex
+        order = [("priority", ASCENDING), ("queued_at", ASCENDING)]
+        self._leases.delete_many({"until": {"$lt": now}})
+        held = [lease["_id"] for lease in self._leases.find({}, {"_id": 1})]
+        waiting = {"status": Status.PENDING, "owner_key": {"$nin": held}}
+        keys = {
+            d["owner_key"] for d in self._entries.find(waiting, {"owner_key": 1}).sort(order).limit(limit)
+        }
+        claim = Claim(token, now + lease_seconds)
+        if not keys:
+            return claim
+        leases = [{"_id": key, "token": token, "until": claim.until} for key in keys]
+        insert_new(lambda: self._leases.insert_many(leases, ordered=False))
+        mine = [lease["_id"] for lease in self._leases.find({"token": token}, {"_id": 1})]
+        pending = {"owner_key": {"$in": mine}, "status": Status.PENDING}
+        self._entries.update_many(pending, {"$inc": {"attempts": 1}})
+        entries: dict[Owner, list[Entry]] = {}
+        for document in self._entries.find(pending).sort(order):
+            entry = _entry(document)
+            entries.setdefault(entry.owner, []).append(entry)
+        return Claim(token, claim.until, entries)
+
+    def renew(self, claim: Claim, lease_seconds: float) -> set[str]:
+        """Extend the claim's leases; return the owner keys that are still held."""
+        now = self._clock()
+        mine = {"token": claim.token, "until": {"$gte": now}}
+        self._leases.update_many(mine, {"$set": {"until": now + lease_seconds}})
+        return {lease["_id"] for lease in self._leases.find(mine, {"_id": 1})}
+
+    def finish(self, claim: Claim, outcomes: Mapping[str, Outcome]) -> None:
+        """Write outcomes by entry id and give the leases back.
+
+        An entry queued again in the meantime (its generation moved) stays pending, as does one without an
+        outcome.
+        """
+        now = self._clock()
+        generations = {entry.entry_id: entry.generation for of in claim.entries.values() for entry in of}
+        updates = [
+            UpdateOne(
+                {"_id": entry_id, "generation": generations[entry_id]},
+                {"$set": {"status": outcome.status, "reason": _short(outcome.reason), "finished_at": now}},
+            )
+            for entry_id, outcome in outcomes.items()
+        ]
+        if updates:
+            self._entries.bulk_write(updates, ordered=False)
+        self.give_back(claim)
+
+    def give_back(self, claim: Claim) -> None:
+        """Give the claim's leases back; what has no outcome yet is free for the next worker."""
+        self._leases.delete_many({"token": claim.token})
+
+    def forgive(self, claim: Claim) -> None:
+        """Give the leases back without counting the attempt: a store was down, the sessions did nothing."""
+        keys = [owner.key for owner in claim.entries]
+        self._entries.update_many(
+            {"owner_key": {"$in": keys}, "status": Status.PENDING}, {"$inc": {"attempts": -1}}
+        )
+        self.give_back(claim)
+
+    def taught_by(self, owners: Iterable[Owner]) -> dict[Owner, list[str]]:
+        """Return every session queued for these users that has not failed: their evidence; one round trip."""
+        keys = {owner.key: owner for owner in owners}
+        sessions: dict[Owner, list[str]] = {owner: [] for owner in keys.values()}
+        wanted = {"owner_key": {"$in": list(keys)}, "status": {"$ne": Status.FAILED}}
+        found = self._entries.find(wanted, {"owner_key": 1, "session_id": 1})
+        for document in found:
+            if document["session_id"] is not None:
+                sessions[keys[document["owner_key"]]].append(document["session_id"])
+        return sessions
+
+    def owners(self, domain: str) -> list[Owner]:
+        """Return every user of a domain that ever had a session queued."""
+        users = self._entries.distinct("user_id", {"domain": domain})
+        return [Owner(domain, user_id) for user_id in users if user_id is not None]
+
+    def entry(self, session_id: str) -> Entry | None:
+        """Return a session's line, or None if it never was queued."""
+        found = self._entries.find_one({"_id": f"session:{session_id}"})
+        return _entry(found) if found else None
+
+    def counts(self) -> dict[str, int]:
+        """Return how many entries stand at each status."""
+        groups = self._entries.aggregate([{"$group": {"_id": "$status", "count": {"$sum": 1}}}])
+        found = {group["_id"]: int(group["count"]) for group in groups}
+        return {status.value: found.get(status.value, 0) for status in Status}
+
+    def take_tick(self, name: str, interval: float) -> bool:
+        """Say whether this caller runs the job now: N workers, one tick per interval (seconds)."""
+        now = self._clock()
+        insert_new(
+            lambda: self._ticks.bulk_write(
+                [UpdateOne({"_id": name}, {"$setOnInsert": {"next_at": 0.0}}, upsert=True)], ordered=False
+            )
+        )
+        due = {"_id": name, "next_at": {"$lte": now}}
+        return self._ticks.update_one(due, {"$set": {"next_at": now + interval}}).modified_count == 1
+
+
+def _short(reason: str | None) -> str | None:
+    return reason[:MAX_REASON] if reason else reason
+
+
+def _entry(document: Document) -> Entry:
+    return Entry(
+        entry_id=document["_id"],
+        session_id=document["session_id"],
+        owner=Owner(document["domain"], document["user_id"]),
+        status=Status(document["status"]),
+        reason=document["reason"],
+        attempts=document["attempts"],
+        generation=document["generation"],
+        queued_at=document["queued_at"],
+        finished_at=document.get("finished_at"),
+    )

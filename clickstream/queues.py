@@ -1,0 +1,6 @@
+"""Queue and actor names shared by the sender of a wake-up and the worker that hears it."""
+
+#: Dramatiq queue of the improvement worker (the published name).
+IMPROVEMENT_QUEUE = "improvement_worker"
+#: Actor that works through the improvement queue; its messages carry nothing, Mongo holds the work.
+IMPROVE_ACTOR = "improvement_worker"

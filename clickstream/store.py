@@ -1,0 +1,330 @@
+"""ClickstreamStore: the only file that speaks Mongo for sessions, events and batches."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from pymongo import ASCENDING, InsertOne, UpdateOne
+from pymongo.database import Database
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from clickstream.records import (
+    BatchStatus,
+    QueryVector,
+    RegisteredSession,
+    SearchResult,
+    Session,
+    SessionBatch,
+    SessionEvent,
+)
+
+#: Mongo's code for a key that a unique index already holds: the only write error that may be swallowed.
+DUPLICATE_KEY = 11000
+#: Results one session may show over all its pages; a document holds 16 MB.
+MAX_SHOWN = 5_000
+#: Documents one numbering write touches while a batch is released.
+NUMBERING_CHUNK = 1_000
+
+Document = dict[str, Any]
+
+
+class SessionFull(ValueError):
+    """A further page would make the session longer than `MAX_SHOWN` results."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"session {session_id!r} would show more than {MAX_SHOWN} results")
+
+
+def insert_new(write: Callable[[], Any]) -> int:
+    """Run an unordered bulk write; swallow duplicate keys and nothing else.
+
+    Returns:
+        How many documents were duplicates.
+
+    Raises:
+        BulkWriteError: any write failed for another reason.
+    """
+    try:
+        write()
+    except BulkWriteError as error:
+        failures = error.details.get("writeErrors", [])
+        others = [failure for failure in failures if failure.get("code") != DUPLICATE_KEY]
+        if others or error.details.get("writeConcernErrors"):
+            raise
+        return len(failures)
+    return 0
+
+
+class ClickstreamStore:
+    """Sessions, their events, and the batches they are released in.
+
+    Collections: ``sessions`` (``_id`` is the session id), ``session_events`` (unique session_id + event_id),
+    ``session_batches`` (unique release_id). Events may come before their session: they are joined on reading.
+    """
+
+    def __init__(self, database: Database[Document], clock: Callable[[], float] = time.time) -> None:
+        self._sessions = database["sessions"]
+        self._events = database["session_events"]
+        self._batches = database["session_batches"]
+        self._clock = clock
+
+    def ensure_indexes(self) -> None:
+        """Create the indexes; safe to repeat and to run from several processes."""
+        self._sessions.create_index([("swept", ASCENDING), ("last_activity_at", ASCENDING)])
+        self._sessions.create_index([("batch_id", ASCENDING), ("session_number", ASCENDING)])
+        self._events.create_index([("session_id", ASCENDING), ("event_id", ASCENDING)], unique=True)
+        self._batches.create_index("release_id", unique=True)
+
+    def register(self, session: Session, query_vector: QueryVector | None = None) -> None:
+        """Store a session, or extend the shown list of a known one; a repeat changes nothing.
+
+        Raises:
+            SessionFull: the session would show more than `MAX_SHOWN` results.
+        """
+        for session_id in self.register_many([(session, query_vector)]):
+            raise SessionFull(session_id)
+
+    def register_many(self, sessions: Sequence[tuple[Session, QueryVector | None]]) -> list[str]:
+        """Store many sessions in one to three round trips; the first registration of an id wins.
+
+        Returns:
+            The ids of sessions whose further page was refused because they would show too many results.
+        """
+        documents = [self._document(session, vector) for session, vector in sessions]
+        first = {document["_id"]: document for document in reversed(documents)}
+        repeats = insert_new(lambda: self._sessions.bulk_write(list(map(InsertOne, first.values())), False))
+        if not repeats and len(first) == len(documents):
+            return []
+        return self._extend([session for session, _ in sessions if session.search_results])
+
+    def _extend(self, pages: Sequence[Session]) -> list[str]:
+        """Append to known sessions what their new pages show and they have not shown yet."""
+        ids = list({page.session_id for page in pages})
+        known = self._sessions.find({"_id": {"$in": ids}}, {"search_results.object_id": 1})
+        shown = {d["_id"]: {r["object_id"] for r in d["search_results"]} for d in known}
+        updates = []
+        full = []
+        for page in pages:
+            seen = shown[page.session_id]
+            new = [result for result in page.search_results if result.object_id not in seen]
+            if not new:
+                continue
+            if len(seen) + len(new) > MAX_SHOWN:
+                full.append(page.session_id)
+                continue
+            seen.update(result.object_id for result in new)
+            # $addToSet, not $push: two processes may be extending by the same page right now.
+            change = {
+                "$addToSet": {"search_results": {"$each": [result.model_dump() for result in new]}},
+                "$set": {"swept": False},
+                "$max": {"last_activity_at": self._clock()},
+            }
+            updates.append(UpdateOne({"_id": page.session_id}, change))
+        if updates:
+            self._sessions.bulk_write(updates, ordered=True)
+        return full
+
+    def _document(self, session: Session, query_vector: QueryVector | None) -> Document:
+        now = self._clock()
+        document = session.model_dump(mode="python", exclude={"session_id"})
+        document["search_results"] = list(document["search_results"])
+        if session.created_at is None:
+            document["created_at"] = int(now)
+        return document | {
+            "_id": session.session_id,
+            "is_irrelevant": False,
+            "query_vector": query_vector.model_dump() if query_vector else None,
+            "batch_id": None,
+            "session_number": None,
+            "registered_at": now,
+            "last_activity_at": now,
+            "swept": False,
+        }
+
+    def push_events(self, events: Sequence[tuple[str, SessionEvent]]) -> int:
+        """Store (session id, event) pairs in two round trips; return how many were new.
+
+        Raises:
+            BulkWriteError: a write failed for another reason than being a repeat.
+        """
+        if not events:
+            return 0
+        now = self._clock()
+        documents = []
+        for session_id, event in events:
+            document = event.model_dump()
+            document["session_id"] = session_id
+            document["received_at"] = now
+            if event.created_at is None:
+                document["created_at"] = int(now)
+            documents.append(document)
+        # Marked first: should we die in between, the caller repeats the events and the sweeper looks again.
+        self._sessions.update_many(
+            {"_id": {"$in": list({session_id for session_id, _ in events})}},
+            {"$set": {"swept": False}, "$max": {"last_activity_at": now}},
+        )
+        return len(documents) - insert_new(lambda: self._events.insert_many(documents, ordered=False))
+
+    def session(self, session_id: str) -> RegisteredSession | None:
+        """Return one session with all its events, or None."""
+        return next(iter(self.sessions([session_id])), None)
+
+    def sessions(self, session_ids: Iterable[str]) -> list[RegisteredSession]:
+        """Return the known ones of these sessions with all their events, in two round trips."""
+        ids = list(session_ids)
+        return self._joined(self._sessions.find({"_id": {"$in": ids}})) if ids else []
+
+    def last_activity(self, session_id: str) -> float | None:
+        """Return when the session last changed (server clock, seconds), or None if unknown."""
+        found = self._sessions.find_one({"_id": session_id}, {"last_activity_at": 1})
+        return float(found["last_activity_at"]) if found else None
+
+    def mark_irrelevant(self, session_id: str) -> bool:
+        """Take the session's influence out from the next improvement on; False when it is unknown."""
+        change = {"$set": {"is_irrelevant": True}, "$max": {"last_activity_at": self._clock()}}
+        return self._sessions.update_one({"_id": session_id}, change).matched_count == 1
+
+    def save_query_vectors(self, vectors: Mapping[str, QueryVector]) -> None:
+        """Remember how queries were embedded, so that they need not be embedded again; one round trip."""
+        if vectors:
+            self._sessions.bulk_write(
+                [
+                    UpdateOne({"_id": i}, {"$set": {"query_vector": v.model_dump()}})
+                    for i, v in vectors.items()
+                ],
+                ordered=False,
+            )
+
+    def idle_sessions(self, idle_seconds: float, limit: int) -> list[tuple[RegisteredSession, float]]:
+        """Return sessions idle that long which nobody has swept since they changed, with that time."""
+        before = self._clock() - idle_seconds
+        found = list(
+            self._sessions.find({"swept": False, "last_activity_at": {"$lt": before}})
+            .sort("last_activity_at", ASCENDING)
+            .limit(limit)
+        )
+        activity = {document["_id"]: float(document["last_activity_at"]) for document in found}
+        return [(session, activity[session.session_id]) for session in self._joined(found)]
+
+    def mark_swept(self, sessions: Iterable[tuple[str, float]]) -> None:
+        """Note that these sessions were looked at, unless they changed since the time given."""
+        updates = [
+            UpdateOne({"_id": session_id, "last_activity_at": activity}, {"$set": {"swept": True}})
+            for session_id, activity in sessions
+        ]
+        if updates:
+            self._sessions.bulk_write(updates, ordered=False)
+
+    def release(self, release_id: str) -> SessionBatch:
+        """Close the batch that is collecting; the same release id answers the same batch.
+
+        Membership is a mark on each session that is set once, so a session registered at any instant is in
+        this batch or in the next, never in none. A release that died half-way is finished by repeating it.
+        """
+        now = self._clock()
+        batch: Document = {
+            "_id": uuid.uuid4().hex,
+            "release_id": release_id,
+            "status": BatchStatus.COLLECTING,
+            "created_at": now,
+            "released_at": None,
+        }
+        try:
+            self._batches.insert_one(batch)
+        except DuplicateKeyError:
+            batch = self._batches.find_one({"release_id": release_id}) or batch
+        if batch["status"] != BatchStatus.RELEASED:
+            self._sessions.update_many(
+                {"batch_id": None, "registered_at": {"$lte": batch["created_at"]}},
+                {"$set": {"batch_id": batch["_id"]}},
+            )
+            self._number(batch["_id"])
+            self._batches.update_one(
+                {"_id": batch["_id"], "status": BatchStatus.COLLECTING},
+                {"$set": {"status": BatchStatus.RELEASED, "released_at": int(now)}},
+            )
+        return self._batch(self._batches.find_one({"_id": batch["_id"]}) or batch)
+
+    def _number(self, batch_id: str) -> None:
+        """Number the batch's sessions 1.. in the order they were registered, keeping numbers given before."""
+        members = {"batch_id": batch_id}
+        next_number = self._sessions.count_documents(members | {"session_number": {"$ne": None}}) + 1
+        order = [("registered_at", ASCENDING), ("_id", ASCENDING)]
+        unnumbered = [
+            d["_id"] for d in self._sessions.find(members | {"session_number": None}, {"_id": 1}).sort(order)
+        ]
+        for start in range(0, len(unnumbered), NUMBERING_CHUNK):
+            self._sessions.bulk_write(
+                [
+                    UpdateOne(
+                        {"_id": session_id, "session_number": None}, {"$set": {"session_number": number}}
+                    )
+                    for number, session_id in enumerate(
+                        unnumbered[start : start + NUMBERING_CHUNK], start=next_number + start
+                    )
+                ],
+                ordered=False,
+            )
+
+    def batch(self, batch_id: str) -> SessionBatch | None:
+        """Return a batch by its id, or None."""
+        found = self._batches.find_one({"_id": batch_id})
+        return self._batch(found) if found else None
+
+    def batch_sessions(self, batch_id: str, after_number: int, limit: int) -> list[RegisteredSession]:
+        """Return up to ``limit`` sessions of a batch numbered above ``after_number``, in order."""
+        found = (
+            self._sessions.find({"batch_id": batch_id, "session_number": {"$gt": after_number}})
+            .sort("session_number", ASCENDING)
+            .limit(limit)
+        )
+        return self._joined(found)
+
+    def _joined(self, documents: Iterable[Document]) -> list[RegisteredSession]:
+        """Join sessions with their events; one round trip for all."""
+        documents = list(documents)
+        found = self._events.find({"session_id": {"$in": [d["_id"] for d in documents]}}) if documents else ()
+        ordered = sorted(found, key=lambda e: (e["session_id"], e["created_at"], e["event_id"]))
+        events = {
+            session_id: tuple(map(_event, group))
+            for session_id, group in groupby(ordered, key=lambda e: e["session_id"])
+        }
+        return [_session(document, events.get(document["_id"], ())) for document in documents]
+
+    @staticmethod
+    def _batch(document: Document) -> SessionBatch:
+        return SessionBatch(
+            batch_id=document["_id"],
+            release_id=document["release_id"],
+            status=document["status"],
+            created_at=int(document["created_at"]),
+            released_at=document["released_at"],
+        )
+
+
+def _without(document: Document, *keys: str) -> Document:
+    return {key: value for key, value in document.items() if key not in keys}
+
+
+def _event(document: Document) -> SessionEvent:
+    # model_construct: what the store holds was validated on its way in
+    return SessionEvent.model_construct(**_without(document, "_id", "session_id", "received_at"))
+
+
+def _session(document: Document, events: tuple[SessionEvent, ...]) -> RegisteredSession:
+    fields = _without(document, "_id", "batch_id", "registered_at", "last_activity_at", "swept")
+    results: dict[str, SearchResult] = {}
+    for result in fields["search_results"]:  # one object, one impression: two pages may both have brought it
+        results.setdefault(result["object_id"], SearchResult.model_construct(**result))
+    vector = fields["query_vector"]
+    return RegisteredSession.model_construct(
+        **fields
+        | {
+            "session_id": document["_id"],
+            "search_results": tuple(results.values()),
+            "events": events,
+            "query_vector": QueryVector.model_construct(**vector) if vector else None,
+        }
+    )

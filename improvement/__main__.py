@@ -1,0 +1,186 @@
+"""Operator's command line: `python -m improvement --help`."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from improvement.errors import StudioError
+from improvement.promotion import promote, rollback
+from improvement.settings import Environment, Settings
+from improvement.telemetry import configure_logging
+from improvement.wiring import Rooms, build, ticker
+
+app = typer.Typer(
+    help="Embedding Studio for Qdrant: serve, watch the queue, switch collections.\n\n"
+    "Settings come from the environment and .env; .env.example lists them all. "
+    "Commands other than `serve` open the same stores: embedded stores belong to one process, so stop "
+    "the service first or use the HTTP paths. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+collections = typer.Typer(help="Blue and green collections of a domain.", no_args_is_help=True)
+app.add_typer(collections, name="collections")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Domain = Annotated[str | None, typer.Option(help="Search domain; the first configured one if left out.")]
+Model = Annotated[str, typer.Argument(help="Embedding model id of the collection.")]
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; overrides HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; overrides PORT.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the embedded stores.")] = None,
+) -> None:
+    """Run the HTTP service; what has no URL in the settings runs embedded, the worker too."""
+    given = {"host": host, "port": port, "data_dir": data_dir}
+    with _rooms(**{name: value for name, value in given.items() if value is not None}) as rooms:
+        from improvement.api import create_app
+
+        stop = _start_embedded_worker(rooms) if rooms.settings.redis_url is None else None
+        try:
+            uvicorn.run(
+                create_app(rooms), host=rooms.settings.host, port=rooms.settings.port, log_level="warning",
+                timeout_graceful_shutdown=10,
+            )  # fmt: skip
+        finally:
+            if stop is not None:
+                stop()
+
+
+def _start_embedded_worker(rooms: Rooms) -> Any:
+    """Run the improvement actor in this process and return a function that stops it."""
+    from dramatiq import Worker
+
+    from improvement.background import declare_improvement
+    from improvement.jobs import improver, run_improvement
+
+    settings, broker = rooms.settings, rooms.broker
+    what = improver(rooms)
+    broker.add_middleware(ticker(rooms))
+    declare_improvement(
+        broker,
+        lambda: run_improvement(what, settings.improvement_batch_sessions, settings.session_idle_seconds),
+        settings.improvement_worker_max_retries,
+        settings.improvement_worker_time_limit,
+    )
+    worker = Worker(broker, worker_threads=1, worker_timeout=100)
+    worker.start()
+    return worker.stop
+
+
+@app.command()
+def ready(as_json: Json = False) -> None:
+    """Ask every store; exit 0 only if all answer."""
+    with _rooms() as rooms:
+        from improvement.api import ready as ask
+
+        answers = ask(rooms)
+        _print([{"store": name, "answer": answer} for name, answer in answers.items()], as_json)
+        if any(answer != "ok" for answer in answers.values()):
+            raise typer.Exit(1)
+
+
+@app.command()
+def queue(as_json: Json = False) -> None:
+    """Count the improvement queue by status."""
+    with _rooms() as rooms:
+        _print([rooms.queue.counts()], as_json)
+
+
+@app.command()
+def improve(as_json: Json = False) -> None:
+    """Sweep and improve once, here and now, until the queue is empty."""
+    with _rooms() as rooms:
+        from improvement.jobs import improver, run_improvement
+
+        settings = rooms.settings
+        ended = run_improvement(
+            improver(rooms), settings.improvement_batch_sessions, settings.session_idle_seconds
+        )
+        _print([{"ended": ended} | rooms.queue.counts()], as_json)
+
+
+@collections.command("list")
+def list_collections(domain: Domain = None, as_json: Json = False) -> None:
+    """List the collections of a domain and which one is blue."""
+    with _rooms() as rooms:
+        _print([r.as_json() for r in rooms.releases.list(domain or rooms.default_domain.name)], as_json)
+
+
+@collections.command()
+def create(model: Model, domain: Domain = None, as_json: Json = False) -> None:
+    """Create a green collection for an embedding model."""
+    with _rooms() as rooms:
+        found = rooms.domains[domain] if domain else rooms.default_domain
+        _print([rooms.releases.create(found, model).as_json()], as_json)
+
+
+@collections.command("set-blue")
+def set_blue(model: Model, domain: Domain = None, as_json: Json = False) -> None:
+    """Make a collection the serving one; copies are rebuilt on it."""
+    with _rooms() as rooms:
+        name = domain or rooms.default_domain.name
+        _print([promote(rooms.releases, rooms.queue, rooms.wake, name, model).as_json()], as_json)
+
+
+@collections.command("rollback")
+def roll_back(domain: Domain = None, as_json: Json = False) -> None:
+    """Make the collection serve again that was blue before."""
+    with _rooms() as rooms:
+        name = domain or rooms.default_domain.name
+        _print([rollback(rooms.releases, rooms.queue, rooms.wake, name).as_json()], as_json)
+
+
+@collections.command()
+def delete(model: Model, domain: Domain = None) -> None:
+    """Delete a green collection; refused for the blue one."""
+    with _rooms() as rooms:
+        rooms.releases.delete(domain or rooms.default_domain.name, model)
+
+
+@contextmanager
+def _rooms(**overrides: Any) -> Iterator[Rooms]:
+    """Connect, and turn what goes wrong on purpose into one line and exit code 1."""
+    errors = Console(stderr=True)
+    try:
+        settings = Settings(**overrides)
+        configure_logging(json_lines=settings.environment is Environment.PRODUCTION)
+        rooms = build(settings)
+    except ValidationError as error:
+        for one in error.errors():
+            place = ".".join(map(str, one["loc"])).upper()
+            errors.print(f"settings: {place} {one['msg']}".strip(), style="red", markup=False)
+        raise typer.Exit(1) from None
+    except StudioError as error:
+        errors.print(str(error), style="red", markup=False)
+        raise typer.Exit(1) from None
+    try:
+        yield rooms
+    except StudioError as error:
+        errors.print(str(error), style="red", markup=False)
+        raise typer.Exit(1) from None
+    finally:
+        rooms.close()
+
+
+def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    table = Table(*rows[0]) if rows else Table("nothing")
+    for row in rows:
+        table.add_row(*(json.dumps(v) if isinstance(v, dict | list) else str(v) for v in row.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,308 @@
+"""The use cases, one short function each; entry points call them with the rooms they need."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import structlog
+
+from clickstream.improvement_queue import Claim, Entry, ImprovementQueue, Outcome, Owner, Request, Status
+from clickstream.records import QueryVector, RegisteredSession
+from clickstream.store import ClickstreamStore
+from improvement.copies import Key, improvement_input, personal_copies, revisions
+from improvement.domain import SearchDomain
+from improvement.inputs import ImprovementInput
+from improvement.objects import Object, Vectors
+from improvement.releases import Releases
+from improvement.telemetry import Metrics
+from improvement.vectors import CopyRef, VectorStore
+from improvement.wiring import Rooms
+
+log = structlog.get_logger()
+
+#: Copies adjusted at once; bounds the memory of a batch.
+ADJUST_ROWS = 4_096
+#: Idle sessions looked at in one sweep.
+SWEEP_LIMIT = 1_000
+
+
+@dataclass(frozen=True)
+class Improver:
+    """What improving needs: the stores, the domains, and how long a user may be held.
+
+    Attributes:
+        lease_seconds: how long a claimed user is held.
+        max_attempts: claims after which an entry that never ends is given up as failed.
+    """
+
+    clickstream: ClickstreamStore
+    queue: ImprovementQueue
+    vectors: VectorStore
+    releases: Releases
+    domains: Mapping[str, SearchDomain]
+    lease_seconds: float = 120.0
+    max_attempts: int = 5
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+def improver(rooms: Rooms) -> Improver:
+    """Return what improving needs of the connected rooms."""
+    return Improver(
+        clickstream=rooms.clickstream,
+        queue=rooms.queue,
+        vectors=rooms.vectors,
+        releases=rooms.releases,
+        domains=rooms.domains,
+        lease_seconds=rooms.settings.improvement_lease_seconds,
+        max_attempts=rooms.settings.improvement_max_attempts,
+        metrics=rooms.metrics,
+    )
+
+
+def improve_users(rooms: Improver, limit: int) -> int:
+    """Claim up to ``limit`` queued sessions, improve their users' copies, and write every outcome.
+
+    Returns:
+        How many queue entries ended. 0 means that nothing was free to claim.
+    """
+    started = time.perf_counter()
+    claim = rooms.queue.claim(limit, rooms.lease_seconds)
+    if not claim.entries:
+        return 0
+    outcomes: dict[str, Outcome] = {}
+    try:
+        for name in sorted({owner.domain for owner in claim.entries}):
+            entries = {owner: of for owner, of in claim.entries.items() if owner.domain == name}
+            outcomes |= _improve_domain(rooms, claim, name, entries)
+        rooms.queue.finish(claim, outcomes)
+    except BaseException:  # a store failed, or the time limit struck: nobody's session is to blame
+        rooms.queue.forgive(claim)
+        raise
+    owners = {entry.entry_id: entry.owner for of in claim.entries.values() for entry in of}
+    for entry_id, outcome in outcomes.items():
+        rooms.metrics.sessions.labels(owners[entry_id].domain, outcome.status.value).inc()
+    rooms.metrics.seconds.observe(time.perf_counter() - started)
+    return len(outcomes)
+
+
+def _improve_domain(
+    rooms: Improver, claim: Claim, name: str, entries: Mapping[Owner, Sequence[Entry]]
+) -> dict[str, Outcome]:
+    """Bring the copies of these users in line with their evidence."""
+    pending = {entry.session_id: entry for of in entries.values() for entry in of if entry.session_id}
+    rebuilds = [entry for of in entries.values() for entry in of if entry.session_id is None]
+    domain = rooms.domains.get(name)
+    if domain is None:
+        unknown = Outcome(Status.FAILED, f"domain {name!r} is not configured")
+        return {entry.entry_id: unknown for of in entries.values() for entry in of}
+    exhausted = {s for s, entry in pending.items() if entry.attempts > rooms.max_attempts}
+    taught = rooms.queue.taught_by(owner for owner in entries if owner.user_id is not None)
+    wanted = {s for of in taught.values() for s in of} | set(pending)
+    sessions = rooms.clickstream.sessions(wanted - exhausted)
+
+    verdicts = {s: Outcome(Status.FAILED, f"given up after {rooms.max_attempts} attempts") for s in exhausted}
+    known = {session.session_id for session in sessions}
+    for session_id in pending.keys() - known - exhausted:
+        verdicts[session_id] = Outcome(Status.FAILED, "session not found")
+    usable = []
+    for session in sessions:
+        try:
+            selection = domain.selector.select(session)
+        except Exception as error:  # plugin code: one session's trouble stays its own
+            verdicts[session.session_id] = _failed(error)
+            continue
+        if selection.usable:
+            usable.append(session)
+        else:
+            verdicts[session.session_id] = Outcome(Status.SKIPPED, selection.reason)
+
+    queries = _query_vectors(rooms.clickstream, domain, usable, verdicts)
+    blue = rooms.releases.blue(name).collection_id
+    shown = {o for s in usable if s.session_id in queries for o in (*_flat(domain.selector.split(s)),)}
+    originals = rooms.vectors.find(blue, shown)
+    inputs = _inputs(domain, usable, queries, originals, verdicts)
+    users = [owner.user_id for owner in entries if owner.user_id is not None]
+    held = rooms.vectors.copies(blue, users) if users else []
+    copies, stale, broken = _changes(domain, inputs, originals, held)
+
+    lost = {
+        owner.user_id for owner in entries if owner.key not in rooms.queue.renew(claim, rooms.lease_seconds)
+    }
+    out = lost | broken.keys()
+    rooms.vectors.upsert(blue, [copy for copy in copies if copy.user_id not in lost])
+    rooms.vectors.delete_copies(blue, [copy for copy in stale if copy.user_id not in out])
+    lost |= _overtaken(rooms, name, blue, originals, copies)
+    log.info("users improved", domain=name, users=len(users), copies=len(copies), removed=len(stale))
+    rooms.metrics.copies.labels(name, "written").inc(len(copies))
+    rooms.metrics.copies.labels(name, "deleted").inc(len(stale))
+
+    outcomes = {}
+    for session_id, entry in pending.items():
+        if entry.owner.user_id in lost:
+            continue  # stays pending: whoever holds the user now, or the next claim, does it again
+        verdict = verdicts.get(session_id) or broken.get(entry.owner.user_id) or Outcome(Status.DONE)
+        outcomes[entry.entry_id] = verdict
+    for entry in rebuilds:
+        if entry.owner.user_id not in lost:
+            outcomes[entry.entry_id] = broken.get(entry.owner.user_id) or Outcome(Status.DONE)
+    return outcomes
+
+
+def _query_vectors(
+    clickstream: ClickstreamStore,
+    domain: SearchDomain,
+    sessions: Iterable[RegisteredSession],
+    verdicts: dict[str, Outcome],
+) -> dict[str, Vectors]:
+    """Return each session's prepared query vectors (M, D), embedding at once what is not known yet."""
+    space = domain.encoder.model_id
+    queries: dict[str, Vectors] = {}
+    texts: dict[str, str] = {}
+    for session in sessions:
+        vector = session.query_vector
+        if vector is not None and vector.model_id == space:
+            queries[session.session_id] = np.asarray(vector.vectors, dtype=np.float32)
+        elif session.search_query:
+            texts[session.session_id] = session.search_query
+        else:
+            reason = (
+                "it has no query text" if vector is None else f"its query is a vector of {vector.model_id!r}"
+            )
+            verdicts[session.session_id] = Outcome(Status.SKIPPED, f"no query vector: {reason}")
+    encoded = _encode(domain, texts, verdicts)
+    clickstream.save_query_vectors(
+        {i: QueryVector(model_id=space, vectors=(tuple(row.tolist()),)) for i, row in encoded.items()}
+    )
+    return queries | {session_id: row[None, :] for session_id, row in encoded.items()}
+
+
+def _encode(
+    domain: SearchDomain, texts: Mapping[str, str], verdicts: dict[str, Outcome]
+) -> dict[str, Vectors]:
+    """Embed all texts at once, or one by one when that fails, so that one bad text fails alone."""
+    if not texts:
+        return {}
+    try:
+        return dict(zip(texts, domain.embed(list(texts.values())), strict=True))
+    except Exception:
+        encoded = {}
+        for session_id, text in texts.items():
+            try:
+                encoded[session_id] = domain.embed([text])[0]
+            except Exception as error:
+                verdicts[session_id] = _failed(error)
+        return encoded
+
+
+def _inputs(
+    domain: SearchDomain,
+    sessions: Iterable[RegisteredSession],
+    queries: Mapping[str, Vectors],
+    originals: Mapping[str, Object],
+    verdicts: dict[str, Outcome],
+) -> list[ImprovementInput]:
+    inputs = []
+    for session in sorted(sessions, key=lambda s: (s.created_at or 0, s.session_id)):
+        query = queries.get(session.session_id)
+        if query is None:
+            continue
+        try:
+            inputs.append(improvement_input(session, domain.selector, query, originals))
+        except ValueError as error:
+            verdicts[session.session_id] = Outcome(Status.SKIPPED, str(error))
+    return inputs
+
+
+def _changes(
+    domain: SearchDomain,
+    inputs: Sequence[ImprovementInput],
+    originals: Mapping[str, Object],
+    held: Iterable[CopyRef],
+) -> tuple[list[Object], list[CopyRef], dict[str | None, Outcome]]:
+    """Return the copies to write, those to delete, and the users whose adjustment failed."""
+    wanted = revisions(inputs, originals, domain)
+    stored: dict[Key, str] = {(copy.user_id, copy.original_id): copy.revision for copy in held}
+    changed = {key: revision for key, revision in wanted.items() if stored.get(key) != revision}
+    stale = [copy for copy in held if (copy.user_id, copy.original_id) not in wanted]
+    keys = list(changed)
+    copies: list[Object] = []
+    broken: dict[str | None, Outcome] = {}
+    for start in range(0, len(keys), ADJUST_ROWS):
+        chunk = {key: changed[key] for key in keys[start : start + ADJUST_ROWS]}
+        try:
+            copies += personal_copies(_about(inputs, chunk), originals, chunk, domain)
+        except Exception:  # find out whose: the others must not suffer
+            for user in {user for user, _ in chunk}:
+                mine = {key: revision for key, revision in chunk.items() if key[0] == user}
+                try:
+                    copies += personal_copies(_about(inputs, mine), originals, mine, domain)
+                except Exception as error:
+                    broken[user] = _failed(error)
+    return [copy for copy in copies if copy.user_id not in broken], stale, broken
+
+
+def _about(inputs: Iterable[ImprovementInput], keys: Mapping[Key, str]) -> list[ImprovementInput]:
+    users = {user for user, _ in keys}
+    return [session for session in inputs if session.query.user_id in users]
+
+
+def _overtaken(
+    rooms: Improver, name: str, blue: str, originals: Mapping[str, Object], copies: Sequence[Object]
+) -> set[str | None]:
+    """Return the users whose originals changed, vanished or moved while we wrote; remove orphaned copies.
+
+    Whoever changes an original queues its users again, but a user's first copy may have been in flight then.
+    """
+    if rooms.releases.blue(name).collection_id != blue:
+        return {copy.user_id for copy in copies}
+    used = {copy.original_id for copy in copies if copy.original_id is not None}
+    now = rooms.vectors.revisions(blue, used)
+    changed = {o for o in used if now.get(o) != originals[o].revision}
+    orphans = [
+        CopyRef(str(copy.user_id), str(copy.original_id), copy.revision)
+        for copy in copies
+        if copy.original_id in used - now.keys()
+    ]
+    rooms.vectors.delete_copies(blue, orphans)
+    return {copy.user_id for copy in copies if copy.original_id in changed}
+
+
+def sweep_idle(rooms: Improver, idle_seconds: float) -> int:
+    """Queue the idle sessions that pass their domain's selector; return how many were looked at."""
+    idle = rooms.clickstream.idle_sessions(idle_seconds, SWEEP_LIMIT)
+    requests = []
+    for session, changed_at in idle:
+        domain = rooms.domains.get(session.domain or "")
+        if domain is None:
+            continue
+        try:
+            selection = domain.selector.select(session)
+        except Exception:  # queued all the same: the worker then records why it fails
+            log.exception("selector failed", domain=domain.name, session_id=session.session_id)
+            requests.append(Request(session.session_id, Owner(domain.name, session.user_id), changed_at))
+            continue
+        if selection.usable:
+            owner = Owner(domain.name, session.user_id)
+            requests.append(Request(session.session_id, owner, changed_at, selection.priority))
+    rooms.queue.enqueue(requests)
+    rooms.clickstream.mark_swept((session.session_id, changed_at) for session, changed_at in idle)
+    return len(idle)
+
+
+def run_improvement(rooms: Improver, limit: int, idle_seconds: float) -> int:
+    """Sweep, then improve until the queue has nothing free to claim; return how many entries ended."""
+    while sweep_idle(rooms, idle_seconds) == SWEEP_LIMIT:
+        pass
+    total = 0
+    while ended := improve_users(rooms, limit):
+        total += ended
+    return total
+
+
+def _failed(error: Exception) -> Outcome:
+    return Outcome(Status.FAILED, f"{type(error).__name__}: {error}")
+
+
+def _flat(pair: tuple[list[str], list[str]]) -> Iterable[str]:
+    return (*pair[0], *pair[1])

@@ -1,0 +1,199 @@
+"""Search as a user sees it: personal copies, exploration, sorting, and the session it registers."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qdrant_client import models
+
+from clickstream.records import QueryVector, SearchResult, Session
+from clickstream.store import ClickstreamStore
+from improvement.domain import SearchDomain
+from improvement.errors import Invalid
+from improvement.filters import parse_filter
+from improvement.interleaving import Team, interleave
+from improvement.objects import Vectors
+from improvement.schemas import PayloadSearch, SimilaritySearch, SortBy, checked_vectors
+from improvement.telemetry import Metrics
+from improvement.vectors import Hit, VectorStore, point_id
+
+#: Nearest results that sorting by a payload field looks at.
+SORT_WINDOW = 1_000
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One result, and which list it came from when two were mixed."""
+
+    hit: Hit
+    team: Team | None = None
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the result says of itself."""
+        meta: dict[str, Any] = {"personalized": self.hit.personalized}
+        return meta if self.team is None else meta | {"list": self.team.value}
+
+
+@dataclass(frozen=True)
+class Search:
+    """The searches of all domains over one vector store."""
+
+    vectors: VectorStore
+    clickstream: ClickstreamStore
+    metrics: Metrics
+
+    def similar(self, domain: SearchDomain, body: SimilaritySearch) -> dict[str, Any]:
+        """Answer a similarity search; raises Invalid."""
+        personalized = str(body.user_id is not None).lower()
+        with self.metrics.searches.labels(domain.name, personalized).time():
+            query = self._query(domain, body)
+            where = parse_filter(body.filter, point_id)
+            offset, limit = body.offset or 0, body.limit
+            session_id = body.session_id or (str(uuid.uuid4()) if body.create_session else None)
+            if body.sort_by is not None:
+                found, more = self._sorted(domain, body, query, where, offset + limit)
+            else:
+                found, more = self._ranked(domain, body, query, where, session_id)
+        answer = self._answer(body, session_id, found, more)
+        if body.create_session and session_id is not None:
+            text = body.search_query if isinstance(body.search_query, str) else ""
+            vector = QueryVector(model_id=domain.encoder.model_id, vectors=(tuple(query.tolist()),))
+            self.clickstream.register(_session(domain, body, session_id, text, found), vector)
+        return answer
+
+    def _query(self, domain: SearchDomain, body: SimilaritySearch) -> Vectors:
+        """Return the query's prepared vector, shape (D,)."""
+        if not isinstance(body.search_query, str):
+            given: Vectors = checked_vectors([list(body.search_query)], domain, "search_query")[0]
+            return given
+        if not body.search_query.strip():
+            raise Invalid("search_query: expected a text or a vector, got an empty text")
+        embedded: Vectors = domain.embed([body.search_query])[0]
+        return embedded
+
+    def _ranked(
+        self,
+        domain: SearchDomain,
+        body: SimilaritySearch,
+        query: Vectors,
+        where: models.Filter | None,
+        session_id: str | None,
+    ) -> tuple[list[Shown], bool]:
+        """Rank by similarity; mix in the baseline list when asked to explore."""
+        info, offset, limit = domain.search_index_info, body.offset or 0, body.limit
+        explore = body.exploration_ratio > 0 and body.user_id is not None
+        if not explore:
+            hits, more = self.vectors.search(
+                domain.name, info, query, limit, offset=offset, user_id=body.user_id, where=where,
+                max_distance=body.max_distance,
+            )  # fmt: skip
+            return [Shown(hit) for hit in hits], more
+        end = offset + limit
+        lists = [
+            self.vectors.search(
+                domain.name, info, query, end + 1, user_id=user, where=where, max_distance=body.max_distance
+            )[0]
+            for user in (body.user_id, None)
+        ]
+        seed = session_id or f"{body.user_id}\0{body.search_query}"
+        mixed = interleave(*lists, body.exploration_ratio, seed, end + 1, key=lambda hit: hit.object_id)
+        return [Shown(hit, team) for hit, team in mixed[offset:end]], len(mixed) > end
+
+    def _sorted(
+        self,
+        domain: SearchDomain,
+        body: SimilaritySearch,
+        query: Vectors,
+        where: models.Filter | None,
+        end: int,
+    ) -> tuple[list[Shown], bool]:
+        """Sort the nearest `SORT_WINDOW` by a payload field; ``similarity_first`` lets it break ties only."""
+        if end > SORT_WINDOW:
+            raise Invalid(f"offset + limit: expected at most {SORT_WINDOW} when sort_by is given, got {end}")
+        hits, _ = self.vectors.search(
+            domain.name, domain.search_index_info, query, SORT_WINDOW, user_id=body.user_id, where=where,
+            max_distance=body.max_distance,
+        )  # fmt: skip
+        assert body.sort_by is not None
+        ordered = by_field(hits, body.sort_by)
+        if body.similarity_first:
+            ordered = sorted(ordered, key=lambda hit: hit.distance)
+        return [Shown(hit) for hit in ordered[body.offset or 0 : end]], len(ordered) > end
+
+    def by_payload(self, domain: SearchDomain, body: PayloadSearch) -> dict[str, Any]:
+        """Answer a search by payload only; raises Invalid."""
+        where = parse_filter(body.filter, point_id)
+        offset, end = body.offset or 0, (body.offset or 0) + body.limit
+        total = self.vectors.count(domain.name, where)
+        if body.sort_by is None:
+            hits, more = self.vectors.listed(domain.name, where, body.limit, offset)
+        else:
+            if total > SORT_WINDOW:
+                raise Invalid(f"sort_by: {total} objects pass the filter, expected at most {SORT_WINDOW}")
+            every, _ = self.vectors.listed(domain.name, where, SORT_WINDOW, 0)
+            hits, more = by_field(every, body.sort_by)[offset:end], total > end
+        shown = [Shown(hit) for hit in hits]
+        session_id = body.session_id or (str(uuid.uuid4()) if body.create_session else None)
+        if body.create_session and session_id is not None:
+            self.clickstream.register(_session(domain, body, session_id, "", shown))
+        return self._answer(body, session_id, shown, more) | {"total_count": total}
+
+    def _answer(
+        self, body: PayloadSearch, session_id: str | None, shown: Sequence[Shown], more: bool
+    ) -> dict[str, Any]:
+        return {
+            "session_id": session_id,
+            "search_results": [
+                {
+                    "object_id": one.hit.object_id,
+                    "distance": one.hit.distance,
+                    "payload": one.hit.payload,
+                    "meta": one.meta,
+                }
+                for one in shown
+            ],
+            "next_page_offset": (body.offset or 0) + body.limit if more else None,
+            "total_count": None,
+            "meta_info": body.meta_info,
+        }
+
+
+def by_field(hits: Sequence[Hit], sort_by: SortBy) -> list[Hit]:
+    """Sort by a payload field, dotted for nested ones; objects without it come last, either order.
+
+    Numbers come before texts; equal values keep the order they came in.
+    """
+
+    def value(hit: Hit) -> Any:
+        found: Any = hit.payload
+        for name in sort_by.field.split("."):
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return found
+
+    def key(hit: Hit) -> tuple[bool, float, str]:
+        found = value(hit)
+        is_text = isinstance(found, str)
+        return (is_text, 0.0 if is_text else float(found), found if is_text else "")
+
+    present = [hit for hit in hits if isinstance(value(hit), str | int | float)]
+    absent = [hit for hit in hits if not isinstance(value(hit), str | int | float)]
+    return sorted(present, key=key, reverse=sort_by.order == "desc") + absent
+
+
+def _session(
+    domain: SearchDomain, body: PayloadSearch, session_id: str, text: str, shown: Sequence[Shown]
+) -> Session:
+    return Session(
+        session_id=session_id,
+        search_query=text,
+        search_results=tuple(
+            SearchResult(object_id=one.hit.object_id, rank=one.hit.distance, meta=one.meta) for one in shown
+        ),
+        search_meta=body.meta_info,
+        payload_filter=body.filter,
+        sort_by=body.sort_by.model_dump() if body.sort_by else None,
+        user_id=body.user_id,
+        domain=domain.name,
+    )

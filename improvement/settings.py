@@ -1,0 +1,110 @@
+"""Settings: read from the environment (and `.env`), one line of meaning and a unit each."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+class Environment(StrEnum):
+    """`production` refuses to start without keys and servers; `development` runs embedded."""
+
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+def _split(value: object) -> object:
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """Every setting of the service; lists are comma-separated."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", use_attribute_docstrings=True)
+
+    environment: Environment = Environment.DEVELOPMENT
+    """`development` or `production`."""
+    host: str = "127.0.0.1"
+    """Address the HTTP service listens on."""
+    port: int = Field(5000, ge=0, le=65535)
+    """Port the HTTP service listens on; 0 takes a free one."""
+    domains: Annotated[tuple[str, ...], NoDecode] = ("plugins.documents:domain",)
+    """Search domains, `module:attribute` each; the first is the default one."""
+    data_dir: Path = Path("data")
+    """Folder of the embedded stores; used where a URL below is not set."""
+
+    mongo_url: SecretStr | None = None
+    """MongoDB connection string; unset: an embedded SecantusDB in `data_dir`."""
+    mongo_database: str = "embedding_studio"
+    """Name of the Mongo database."""
+    redis_url: SecretStr | None = None
+    """Redis connection string for Dramatiq; unset: the worker runs inside the HTTP service."""
+    qdrant_url: str | None = None
+    """Qdrant address; unset: Qdrant Edge in `data_dir`."""
+    qdrant_api_key: SecretStr | None = None
+    """Qdrant API key, if the server asks for one."""
+
+    api_client_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Keys for frontends: clickstream and search."""
+    api_operator_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Keys for operators: everything, collections and internal paths too."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Web origins whose pages may call this API; none unless set."""
+    max_body_bytes: int = Field(16 * 2**20, ge=1024)
+    """Largest request body, bytes; larger is 413."""
+    max_events_per_request: int = Field(1_000, ge=1)
+    """Most events (or UBI documents) in one request; more is 422."""
+    clickstream_time_max_delta_minus_sec: int = Field(12 * 3600, ge=0)
+    """How old a client's timestamp may be, seconds; older is 400."""
+    clickstream_time_max_delta_plus_sec: int = Field(300, ge=0)
+    """How far ahead of our clock a client's timestamp may be, seconds; more is 400."""
+
+    session_idle_seconds: int = Field(1800, ge=0)
+    """Seconds without activity after which a session queues itself for improvement."""
+    improvement_seconds_interval: float | None = Field(None, gt=0)
+    """Seconds between two ticks of the improvement worker; default 1800, embedded 5."""
+    improvement_worker_max_retries: int = Field(3, ge=0)
+    """How often Dramatiq repeats a failed improvement message."""
+    improvement_worker_time_limit: int = Field(600_000, ge=1_000)
+    """Longest run of one improvement message, milliseconds."""
+    improvement_batch_sessions: int = Field(256, ge=1)
+    """Queued sessions claimed at a time; their users' other queued sessions come along."""
+    improvement_lease_seconds: float = Field(120.0, gt=0)
+    """How long a worker holds a user before another may take over, seconds."""
+    improvement_max_attempts: int = Field(5, ge=1)
+    """Claims after which a session that keeps killing its worker is given up as failed."""
+
+    @field_validator("domains", "api_client_keys", "api_operator_keys", "cors_origins", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: object) -> object:
+        return _split(value)
+
+    @field_validator("mongo_url", "redis_url", "qdrant_url", "qdrant_api_key", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if not self.domains:
+            raise ValueError("DOMAINS: expected at least one 'module:attribute'")
+        if self.environment is Environment.PRODUCTION:
+            for name in ("mongo_url", "redis_url", "qdrant_url", "api_client_keys", "api_operator_keys"):
+                if not getattr(self, name):
+                    raise ValueError(f"{name.upper()} must be set when ENVIRONMENT=production")
+        if any(len(key.get_secret_value()) < 16 for key in self.api_client_keys + self.api_operator_keys):
+            raise ValueError("API_CLIENT_KEYS, API_OPERATOR_KEYS: expected at least 16 characters a key")
+        if bool(self.api_client_keys) != bool(self.api_operator_keys):
+            raise ValueError("API_CLIENT_KEYS and API_OPERATOR_KEYS: expected both or neither")
+        if not self.api_operator_keys and self.host not in LOOPBACK:
+            raise ValueError(f"HOST={self.host}: without API keys the service only listens on loopback")
+        return self
+
+    @property
+    def interval(self) -> float:
+        """Seconds between ticks: the setting, or 1800 with Redis and 5 embedded."""
+        return self.improvement_seconds_interval or (1800.0 if self.redis_url else 5.0)

@@ -1,0 +1,364 @@
+"""VectorStore: objects, personal copies and personalised search; the only file that speaks Qdrant points."""
+
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from qdrant_client import models
+
+from improvement.domain import MetricAggregationType, MetricType, SearchIndexInfo
+from improvement.objects import Object, Vectors
+
+#: Namespace of point ids; changing it orphans every stored point.
+NAMESPACE = uuid.UUID("5c0b8d0e-2f57-5b0a-9d8e-6a0f6f1f4f57")
+#: Points sent or fetched in one request.
+CHUNK = 256
+#: Copies one user may have in one collection before a search stops seeing the rest.
+MAX_COPIES = 10_000
+#: Candidates HNSW looks at. Fixed for pages below it, so that a second page continues the first.
+MIN_EF = 128
+#: How far beyond a page equal distances are followed to put them in a stable order.
+MAX_TIES = 1_000
+
+PARTS, AVERAGE = "parts", "average"
+_BASE = models.IsEmptyCondition(is_empty=models.PayloadField(key="user_id"))
+
+
+class PointClient(Protocol):
+    """The calls this module makes; `QdrantClient` and `EdgeClient` both have them."""
+
+    def upsert(self, collection_name: str, points: Any, wait: bool = ...) -> Any: ...
+    def delete(self, collection_name: str, points_selector: Any, wait: bool = ...) -> Any: ...
+    def retrieve(
+        self, collection_name: str, ids: Any, with_payload: Any = ..., with_vectors: Any = ...
+    ) -> list[models.Record]: ...
+    def scroll(
+        self,
+        collection_name: str,
+        scroll_filter: Any = ...,
+        limit: int = ...,
+        offset: Any = ...,
+        with_payload: Any = ...,
+        with_vectors: Any = ...,
+    ) -> tuple[list[models.Record], Any]: ...
+    def query_points(
+        self,
+        collection_name: str,
+        query: Any = ...,
+        using: str | None = ...,
+        query_filter: Any = ...,
+        search_params: Any = ...,
+        limit: int = ...,
+        with_payload: Any = ...,
+        score_threshold: float | None = ...,
+    ) -> models.QueryResponse: ...
+    def count(
+        self, collection_name: str, count_filter: Any = ..., exact: bool = ...
+    ) -> models.CountResult: ...
+    def facet(
+        self, collection_name: str, key: str, facet_filter: Any = ..., limit: int = ..., exact: bool = ...
+    ) -> models.FacetResponse: ...
+
+
+def point_id(object_id: str, user_id: str | None = None) -> str:
+    """Return the UUIDv5 of an original, or of the pair of an original and a user.
+
+    The pair is joined by lengths, not by a character an id could contain:
+
+    >>> point_id("a_b", "c") == point_id("a", "b_c")
+    False
+    """
+    owner = "-" if user_id is None else f"{len(user_id)}:{user_id}"
+    return str(uuid.uuid5(NAMESPACE, f"{len(object_id)}:{object_id}|{owner}"))
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One search result; ``object_id`` is always the original's, ``personalized`` says a copy ranked it."""
+
+    object_id: str
+    distance: float
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    personalized: bool = False
+
+
+@dataclass(frozen=True)
+class CopyRef:
+    """A stored copy without its vectors."""
+
+    user_id: str
+    original_id: str
+    revision: str
+
+
+class VectorStore:
+    """Objects and copies of the collections behind one client (a server, or Qdrant Edge)."""
+
+    def __init__(self, client: PointClient) -> None:
+        self._client = client
+
+    def upsert(self, collection: str, objects: Sequence[Object]) -> None:
+        """Write originals or copies, `CHUNK` points a request; an existing point is replaced."""
+        for start in range(0, len(objects), CHUNK):
+            points = [_point(o) for o in objects[start : start + CHUNK]]
+            self._client.upsert(collection, points=points, wait=True)
+
+    def find(self, collection: str, object_ids: Iterable[str]) -> dict[str, Object]:
+        """Return those of these originals that exist, by object id, with their vectors."""
+        records = self._retrieve(collection, map(point_id, set(object_ids)), True, [PARTS, AVERAGE])
+        return {o.object_id: o for o in map(_object, records)}
+
+    def revisions(self, collection: str, object_ids: Iterable[str]) -> dict[str, str]:
+        """Return the revisions of those of these originals that exist, without fetching vectors."""
+        records = self._retrieve(collection, map(point_id, set(object_ids)), ["object_id", "revision"], False)
+        return {r.payload["object_id"]: r.payload["revision"] for r in records if r.payload}
+
+    def named(self, collection: str, object_ids: Sequence[str]) -> list[Object]:
+        """Return everything whose ``object_id`` is one of these: originals, and copies by their full name."""
+        condition = models.FieldCondition(key="object_id", match=models.MatchAny(any=list(object_ids)))
+        return [
+            _object(r)
+            for r in self._scroll(collection, models.Filter(must=[condition]), True, [PARTS, AVERAGE])
+        ]
+
+    def delete(self, collection: str, object_ids: Sequence[str]) -> None:
+        """Delete originals and, in the same operation, every copy of them."""
+        condition = models.FieldCondition(key="original_id", match=models.MatchAny(any=list(object_ids)))
+        originals = models.HasIdCondition.model_construct(has_id=[point_id(o) for o in object_ids])
+        self._delete(collection, models.Filter(should=[originals, condition]))
+
+    def delete_copies(self, collection: str, copies: Iterable[CopyRef]) -> None:
+        """Delete these copies; one request."""
+        ids = [point_id(copy.original_id, copy.user_id) for copy in copies]
+        if ids:
+            self._client.delete(collection, points_selector=models.PointIdsList(points=list(ids)), wait=True)
+
+    def delete_copies_of(self, collection: str, original_ids: Sequence[str]) -> None:
+        """Delete every user's copies of these originals; one request."""
+        condition = models.FieldCondition(key="original_id", match=models.MatchAny(any=list(original_ids)))
+        self._delete(collection, models.Filter(must=[condition]))
+
+    def copies(self, collection: str, user_ids: Sequence[str]) -> list[CopyRef]:
+        """Return what copies these users have."""
+        return self._copies(collection, "user_id", user_ids)
+
+    def copies_of(self, collection: str, original_ids: Sequence[str]) -> list[CopyRef]:
+        """Return what copies these originals have."""
+        return self._copies(collection, "original_id", original_ids)
+
+    def _copies(self, collection: str, key: str, values: Sequence[str]) -> list[CopyRef]:
+        wanted = models.Filter(must=[models.FieldCondition(key=key, match=models.MatchAny(any=list(values)))])
+        fields = ["user_id", "original_id", "revision"]
+        return [CopyRef(**r.payload) for r in self._scroll(collection, wanted, fields, False) if r.payload]
+
+    def search(
+        self,
+        collection: str,
+        info: SearchIndexInfo,
+        query: Vectors,
+        limit: int,
+        *,
+        offset: int = 0,
+        user_id: str | None = None,
+        where: models.Filter | None = None,
+        max_distance: float | None = None,
+    ) -> tuple[list[Hit], bool]:
+        """Rank objects by distance to a query vector of shape (D,), as this user sees them.
+
+        A user's copy stands in for its original wherever the copy ranks; the engine never sees the shadowed
+        originals, so ``limit`` asked is ``limit`` returned while there are that many. Equal distances come in
+        a stable order, so pages neither repeat nor miss.
+
+        Returns:
+            The hits, nearest first, and whether a next page exists.
+        """
+        visible = models.Filter(must=[_BASE] if where is None else [_BASE, where])
+        if user_id is not None:
+            shadowed = self._shadowed(collection, user_id)
+            if shadowed:
+                own = models.FieldCondition(key="user_id", match=models.MatchValue(value=user_id))
+                seen = models.Filter.model_construct(should=[_BASE, own])
+                # model_construct: validating hundreds of our own ids costs more than the search
+                hidden = models.HasIdCondition.model_construct(has_id=shadowed)
+                visible = models.Filter.model_construct(
+                    must=[seen] if where is None else [seen, where], must_not=[hidden]
+                )
+        end = offset + limit
+        points = self._nearest(collection, info, query, end, visible, max_distance, with_payload=offset == 0)
+        page = points[offset:end]
+        if offset and page:
+            records = self._retrieve(
+                collection, [str(p.id) for p in page], ["object_id", "original_id", "payload"], False
+            )
+            payloads = {str(r.id): r.payload for r in records}
+            page = [
+                p.model_copy(update={"payload": payloads[str(p.id)]}) for p in page if str(p.id) in payloads
+            ]
+        return [_hit(p, info.metric_type) for p in page], len(points) > end
+
+    def _shadowed(self, collection: str, user_id: str) -> list[int | str | uuid.UUID]:
+        """Return the point ids of the originals this user has copies of, read off the keyword index."""
+        mine = models.Filter(
+            must=[models.FieldCondition(key="user_id", match=models.MatchValue(value=user_id))]
+        )
+        facet = self._client.facet(
+            collection, key="original_point", facet_filter=mine, limit=MAX_COPIES, exact=True
+        )
+        return [str(hit.value) for hit in facet.hits]
+
+    def _nearest(
+        self,
+        collection: str,
+        info: SearchIndexInfo,
+        query: Vectors,
+        count: int,
+        visible: models.Filter,
+        max_distance: float | None,
+        with_payload: bool,
+    ) -> list[models.ScoredPoint]:
+        """Return at least ``count`` + 1 nearest points when they exist, in a total order."""
+        multi = info.metric_aggregation_type is MetricAggregationType.MIN
+        vector = np.asarray(query, dtype=np.float32).tolist()
+        wanted = count + 1
+        while True:
+            points = self._client.query_points(
+                collection,
+                query=[vector] if multi else vector,
+                using=PARTS if multi else AVERAGE,
+                query_filter=visible,
+                search_params=models.SearchParams(hnsw_ef=max(MIN_EF, wanted)),
+                limit=wanted,
+                with_payload=["object_id", "original_id", "payload"] if with_payload else False,
+                score_threshold=None if max_distance is None else _score(max_distance, info.metric_type),
+            ).points
+            tied = len(points) == wanted and count > 0 and points[-1].score == points[count - 1].score
+            if not tied or wanted > count + MAX_TIES:
+                break
+            wanted = count + 2 * (wanted - count)
+        sign = 1 if info.metric_type is MetricType.EUCLID else -1
+        return sorted(points, key=lambda p: (sign * p.score, str(p.id)))
+
+    def listed(
+        self, collection: str, where: models.Filter | None, limit: int, offset: int
+    ) -> tuple[list[Hit], bool]:
+        """Return originals that pass the filter, in a stable order, and whether there are more."""
+        visible = models.Filter(must=[_BASE] if where is None else [_BASE, where])
+        records, _ = self._client.scroll(
+            collection,
+            scroll_filter=visible,
+            limit=offset + limit + 1,
+            with_payload=False,
+            with_vectors=False,
+        )
+        page = [str(r.id) for r in records[offset : offset + limit]]
+        found = {str(r.id): r for r in self._retrieve(collection, page, ["object_id", "payload"], False)}
+        payloads = [found[i].payload or {} for i in page if i in found]
+        hits = [Hit(payload["object_id"], 0.0, payload["payload"]) for payload in payloads]
+        return hits, len(records) > offset + limit
+
+    def count(self, collection: str, where: models.Filter | None) -> int:
+        """Return how many originals pass the filter."""
+        visible = models.Filter(must=[_BASE] if where is None else [_BASE, where])
+        return self._client.count(collection, count_filter=visible, exact=True).count
+
+    def _retrieve(
+        self, collection: str, ids: Iterable[str], with_payload: Any, with_vectors: Any
+    ) -> Iterable[models.Record]:
+        wanted = list(ids)
+        for start in range(0, len(wanted), CHUNK):
+            chunk = wanted[start : start + CHUNK]
+            yield from self._client.retrieve(
+                collection, ids=chunk, with_payload=with_payload, with_vectors=with_vectors
+            )
+
+    def _scroll(
+        self, collection: str, wanted: models.Filter, with_payload: Any, with_vectors: Any
+    ) -> Iterable[models.Record]:
+        offset = None
+        while True:
+            records, offset = self._client.scroll(
+                collection,
+                scroll_filter=wanted,
+                limit=1_000,
+                offset=offset,
+                with_payload=with_payload,
+                with_vectors=with_vectors,
+            )
+            yield from records
+            if offset is None:
+                return
+
+    def _delete(self, collection: str, wanted: models.Filter) -> None:
+        self._client.delete(collection, points_selector=models.FilterSelector(filter=wanted), wait=True)
+
+
+def _point(o: Object) -> models.PointStruct:
+    payload: dict[str, Any] = {
+        "object_id": o.object_id,
+        "payload": dict(o.payload),
+        "storage_meta": dict(o.storage_meta),
+        "part_ids": list(o.part_ids),
+        "has_average": o.average is not None,
+        "revision": o.revision,
+    }
+    if o.user_id is not None and o.original_id is not None:
+        payload |= {
+            "user_id": o.user_id,
+            "original_id": o.original_id,
+            "original_point": point_id(o.original_id),
+            "session_id": o.session_id,
+        }
+        identity = point_id(o.original_id, o.user_id)
+    else:
+        identity = point_id(o.object_id)
+    vectors = {PARTS: o.parts.tolist(), AVERAGE: o.mean.tolist()}
+    return models.PointStruct.model_construct(id=identity, vector=vectors, payload=payload)
+
+
+def _object(record: models.Record) -> Object:
+    payload: Mapping[str, Any] = record.payload or {}
+    vectors: Any = record.vector
+    return Object(
+        object_id=payload["object_id"],
+        parts=np.asarray(vectors[PARTS], dtype=np.float32),
+        part_ids=tuple(payload["part_ids"]),
+        average=np.asarray(vectors[AVERAGE], dtype=np.float32) if payload["has_average"] else None,
+        payload=payload["payload"],
+        storage_meta=payload["storage_meta"],
+        user_id=payload.get("user_id"),
+        original_id=payload.get("original_id"),
+        session_id=payload.get("session_id"),
+        revision=payload["revision"],
+    )
+
+
+def _hit(point: models.ScoredPoint, metric: MetricType) -> Hit:
+    payload: Mapping[str, Any] = point.payload or {}
+    original = payload.get("original_id")
+    return Hit(
+        object_id=payload["object_id"] if original is None else original,
+        distance=_distance(point.score, metric),
+        payload=payload["payload"],
+        personalized=original is not None,
+    )
+
+
+def _distance(score: float, metric: MetricType) -> float:
+    """Turn Qdrant's score into a distance, smaller = closer: 1 - cos, -dot, or euclid itself."""
+    if metric is MetricType.COSINE:
+        return max(0.0, 1.0 - score)
+    return -score if metric is MetricType.DOT else score
+
+
+def _score(distance: float, metric: MetricType) -> float:
+    if metric is MetricType.COSINE:
+        return 1.0 - distance
+    return -distance if metric is MetricType.DOT else distance
+
+
+def matching(conditions: Collection[models.Filter | None]) -> models.Filter | None:
+    """Join filters so that all must hold; None when there are none."""
+    wanted = [condition for condition in conditions if condition is not None]
+    return models.Filter(must=list(wanted)) if wanted else None

@@ -1,0 +1,143 @@
+"""The one place that opens connections: settings in, rooms out."""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from dramatiq import Broker
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.brokers.stub import StubBroker
+from pymongo import MongoClient
+from qdrant_client import QdrantClient
+
+from clickstream.improvement_queue import ImprovementQueue
+from clickstream.store import ClickstreamStore
+from improvement.background import Ticker, Wake, sender
+from improvement.domain import SearchDomain, load_domain
+from improvement.embedded import EmbeddedMongo
+from improvement.errors import WrongPlugin
+from improvement.releases import Releases
+from improvement.settings import Settings
+from improvement.telemetry import Metrics
+from improvement.vectors import VectorStore
+
+#: Seconds a store may take to answer before the caller is told that it does not.
+STORE_TIMEOUT = 10
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """Everything an entry point needs, connected; `close` gives it all back."""
+
+    settings: Settings
+    domains: Mapping[str, SearchDomain]
+    clickstream: ClickstreamStore
+    queue: ImprovementQueue
+    vectors: VectorStore
+    releases: Releases
+    broker: Broker
+    wake: Wake
+    metrics: Metrics
+    #: Store name -> a call that raises when the store does not answer.
+    checks: Mapping[str, Callable[[], Any]]
+    #: Collection -> build its index now; None where the engine does it by itself.
+    optimize: Callable[[str], Any] | None
+    close: Callable[[], None]
+
+    @property
+    def default_domain(self) -> SearchDomain:
+        """The first configured domain, meant by requests that name none."""
+        return next(iter(self.domains.values()))
+
+
+def load_domains(paths: Iterable[str]) -> dict[str, SearchDomain]:
+    """Load the configured plugins by name; raises WrongPlugin."""
+    domains: dict[str, SearchDomain] = {}
+    for path in paths:
+        domain = load_domain(path)
+        if domain.name in domains:
+            raise WrongPlugin(path, "name", f"a name no other domain has, got {domain.name!r} again")
+        domains[domain.name] = domain
+    return domains
+
+
+def build_broker(settings: Settings) -> Broker:
+    """Make the Dramatiq broker, Redis or in-process; it connects when it is first used."""
+    if settings.redis_url is None:
+        return StubBroker()
+    return RedisBroker(  # type: ignore[no-untyped-call]
+        url=settings.redis_url.get_secret_value(),
+        socket_timeout=STORE_TIMEOUT,
+        socket_connect_timeout=STORE_TIMEOUT,
+    )
+
+
+def build(
+    settings: Settings, domains: Mapping[str, SearchDomain] | None = None, broker: Broker | None = None
+) -> Rooms:
+    """Connect the rooms; what has no URL runs embedded in ``settings.data_dir``.
+
+    Raises:
+        WrongPlugin: a domain cannot be used.
+        Unavailable: a store does not answer, or its folder belongs to another process.
+    """
+    domains = load_domains(settings.domains) if domains is None else domains
+    broker = build_broker(settings) if broker is None else broker
+    with ExitStack() as stack:
+        qdrant, optimize = _qdrant(settings, stack)
+        mongo_url = settings.mongo_url.get_secret_value() if settings.mongo_url else None
+        if mongo_url is None:
+            embedded = EmbeddedMongo(settings.data_dir / "mongo")
+            stack.callback(embedded.stop)
+            mongo_url = embedded.url
+        mongo: MongoClient[dict[str, Any]] = MongoClient(
+            mongo_url, serverSelectionTimeoutMS=STORE_TIMEOUT * 1000, appname="embedding-studio"
+        )
+        stack.callback(mongo.close)
+        database = mongo[settings.mongo_database]
+        clickstream, queue = ClickstreamStore(database), ImprovementQueue(database)
+        releases = Releases(qdrant, database)
+        clickstream.ensure_indexes()
+        queue.ensure_indexes()
+        for domain in domains.values():
+            releases.ensure(domain)
+        checks: dict[str, Callable[[], Any]] = {
+            "mongo": lambda: mongo.admin.command("ping"),
+            "qdrant": qdrant.get_collections,
+        }
+        if isinstance(broker, RedisBroker):
+            checks["redis"] = broker.client.ping
+        return Rooms(
+            settings=settings,
+            domains=domains,
+            clickstream=clickstream,
+            queue=queue,
+            vectors=VectorStore(qdrant),
+            releases=releases,
+            broker=broker,
+            wake=sender(broker),
+            metrics=Metrics(),
+            checks=checks,
+            optimize=optimize,
+            close=stack.pop_all().close,
+        )
+
+
+def ticker(rooms: Rooms) -> Ticker:
+    """Return the middleware that wakes the workers once per interval."""
+    interval = rooms.settings.interval
+    return Ticker(lambda: rooms.queue.take_tick("improvement", interval), interval)
+
+
+def _qdrant(settings: Settings, stack: ExitStack) -> tuple[Any, Callable[[str], Any] | None]:
+    if settings.qdrant_url is None:
+        from improvement.edge import EdgeClient  # an optional extra: only the embedded service needs it
+
+        edge = EdgeClient(settings.data_dir / "qdrant")
+        stack.callback(edge.close)
+        return edge, edge.optimize
+    key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+    client = QdrantClient(url=settings.qdrant_url, api_key=key, timeout=STORE_TIMEOUT)
+    stack.callback(client.close)
+    return client, None
