@@ -13,7 +13,8 @@ ARG TORCH_INDEX_URL=""
 
 # Dependencies first, from the pins alone: this big layer stays cached until pyproject.toml changes.
 COPY pyproject.toml ./
-RUN python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+RUN python -c 'import pathlib, tomllib; \
+project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]; \
 print("\n".join(project["dependencies"] + project["optional-dependencies"]["minilm"]))' > requirements.txt \
     && if [ -n "$TORCH_INDEX_URL" ]; then \
            pip install --no-deps --index-url "$TORCH_INDEX_URL" "$(grep '^torch==' requirements.txt)"; \
@@ -22,7 +23,7 @@ print("\n".join(project["dependencies"] + project["optional-dependencies"]["mini
 
 # Then the code, in a layer of a few hundred kB. What is copied is listed in .dockerignore.
 COPY . .
-RUN pip install --no-deps ".[minilm]" && useradd --uid 10001 --create-home app
+RUN pip install --no-deps . && useradd --uid 10001 --create-home app
 
 # Python looks in the working directory first: mount a folder of your own plugins here.
 WORKDIR /app

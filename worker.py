@@ -8,7 +8,7 @@ import dramatiq
 from improvement.background import Ticker, declare_improvement
 from improvement.settings import Environment, Settings
 from improvement.telemetry import configure_logging
-from improvement.wiring import Rooms, build, build_broker
+from improvement.wiring import Rooms, build, build_broker, improver
 
 settings = Settings()
 configure_logging(json_lines=settings.environment is Environment.PRODUCTION)
@@ -32,7 +32,7 @@ def rooms() -> Rooms:
 
 def improve() -> int:
     """Improve until nothing is free to claim."""
-    from improvement.jobs import improver, run_improvement  # brings torch, which the parent need not load
+    from improvement.jobs import run_improvement  # brings torch, which the parent need not load
 
     what = improver(rooms())
     return run_improvement(what, settings.improvement_batch_sessions, settings.session_idle_seconds)

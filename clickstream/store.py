@@ -93,47 +93,58 @@ class ClickstreamStore:
             The ids of sessions whose further page was refused because they would show too many results.
         """
         documents = [self._document(session, vector) for session, vector in sessions]
-        first = {document["_id"]: document for document in reversed(documents)}
+        first = _first(documents, "_id")
         repeats = insert_new(lambda: self._sessions.bulk_write(list(map(InsertOne, first.values())), False))
         if not repeats and len(first) == len(documents):
             return []
         return self._extend([session for session, _ in sessions if session.search_results])
 
     def _extend(self, pages: Sequence[Session]) -> list[str]:
-        """Append to known sessions what their new pages show and they have not shown yet."""
+        """Append to known sessions what their new pages show and they have not shown yet.
+
+        Another process may be extending the same session right now: an update only lands on the list it was
+        made for, and whoever comes second reads again.
+        """
         ids = list({page.session_id for page in pages})
-        known = self._sessions.find({"_id": {"$in": ids}}, {"search_results.object_id": 1})
-        shown = {d["_id"]: {r["object_id"] for r in d["search_results"]} for d in known}
-        updates = []
-        full = []
+        while True:
+            known = self._sessions.find({"_id": {"$in": ids}}, {"search_results.object_id": 1})
+            shown = {d["_id"]: {r["object_id"] for r in d["search_results"]} for d in known}
+            full, updates = self._extensions(pages, shown)
+            if not updates or self._sessions.bulk_write(updates).matched_count == len(updates):
+                return full
+
+    def _extensions(
+        self, pages: Sequence[Session], shown: Mapping[str, set[str]]
+    ) -> tuple[list[str], list[UpdateOne]]:
+        """Return the sessions that are full, and the updates that append what is new to the others."""
+        full, updates = [], []
         for page in pages:
             seen = shown[page.session_id]
-            new = [result for result in page.search_results if result.object_id not in seen]
-            if not new:
-                continue
-            if len(seen) + len(new) > MAX_SHOWN:
+            results = _first((result.model_dump() for result in page.search_results), "object_id")
+            fresh = [result for object_id, result in results.items() if object_id not in seen]
+            if len(seen) + len(fresh) > MAX_SHOWN:
                 full.append(page.session_id)
-                continue
-            seen.update(result.object_id for result in new)
-            # $addToSet, not $push: two processes may be extending by the same page right now.
-            change = {
-                "$addToSet": {"search_results": {"$each": [result.model_dump() for result in new]}},
-                "$set": {"swept": False},
-                "$max": {"last_activity_at": self._clock()},
-            }
-            updates.append(UpdateOne({"_id": page.session_id}, change))
-        if updates:
-            self._sessions.bulk_write(updates, ordered=True)
-        return full
+            elif fresh:
+                change = {
+                    "$push": {"search_results": {"$each": fresh}},
+                    "$inc": {"shown": len(fresh)},
+                    "$set": {"swept": False},
+                    "$max": {"last_activity_at": self._clock()},
+                }
+                updates.append(UpdateOne({"_id": page.session_id, "shown": len(seen)}, change))
+                seen.update(result["object_id"] for result in fresh)
+        return full, updates
 
     def _document(self, session: Session, query_vector: QueryVector | None) -> Document:
         now = self._clock()
         document = session.model_dump(mode="python", exclude={"session_id"})
-        document["search_results"] = list(document["search_results"])
+        results = list(_first(document["search_results"], "object_id").values())
+        document["search_results"] = results
         if session.created_at is None:
             document["created_at"] = int(now)
         return document | {
             "_id": session.session_id,
+            "shown": len(results),
             "is_irrelevant": False,
             "query_vector": query_vector.model_dump() if query_vector else None,
             "batch_id": None,
@@ -304,6 +315,14 @@ class ClickstreamStore:
         )
 
 
+def _first(documents: Iterable[Document], key: str) -> dict[str, Document]:
+    """Keep the first document of each key, in order: what was shown twice was seen where it stood first."""
+    first: dict[str, Document] = {}
+    for document in documents:
+        first.setdefault(document[key], document)
+    return first
+
+
 def _without(document: Document, *keys: str) -> Document:
     return {key: value for key, value in document.items() if key not in keys}
 
@@ -314,16 +333,13 @@ def _event(document: Document) -> SessionEvent:
 
 
 def _session(document: Document, events: tuple[SessionEvent, ...]) -> RegisteredSession:
-    fields = _without(document, "_id", "batch_id", "registered_at", "last_activity_at", "swept")
-    results: dict[str, SearchResult] = {}
-    for result in fields["search_results"]:  # one object, one impression: two pages may both have brought it
-        results.setdefault(result["object_id"], SearchResult.model_construct(**result))
+    fields = _without(document, "_id", "batch_id", "registered_at", "last_activity_at", "swept", "shown")
     vector = fields["query_vector"]
     return RegisteredSession.model_construct(
         **fields
         | {
             "session_id": document["_id"],
-            "search_results": tuple(results.values()),
+            "search_results": tuple(SearchResult.model_construct(**r) for r in fields["search_results"]),
             "events": events,
             "query_vector": QueryVector.model_construct(**vector) if vector else None,
         }

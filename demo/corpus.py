@@ -1,8 +1,8 @@
 """The corpus of the demo: what the Python standard library says about itself.
 
-Run as a script (``python -I -S demo/corpus.py``) it prints the corpus as JSON; `stdlib_objects` does that in a
-child process, so that importing hundreds of modules leaves no trace in the caller, and other packages that
-happen to be imported there leave none in the corpus.
+Run as a script (``python -I -S demo/corpus.py``) it prints the corpus as JSON; `stdlib_objects` does that in
+a child process, so that importing hundreds of modules leaves no trace in the caller, and other packages
+that happen to be imported there leave none in the corpus.
 """
 
 import importlib
@@ -19,12 +19,12 @@ from types import ModuleType
 from typing import Any
 
 #: Left out with everything below them: tests, programs, windows, jokes, what acts on import (readline,
-#: rlcompleter, site), the platform twins of os and os.path, tables of codecs, and modules about to be removed.
-SKIPPED = frozenset(
-    "__main__ antigravity curses distutils encodings ensurepip genericpath idlelib imp lib2to3 nt ntpath posix "
-    "posixpath pydoc_data readline rlcompleter site sitecustomize test this tkinter turtle turtledemo "
-    "usercustomize".split()
-)
+#: rlcompleter, site), the platform twins of os and os.path, tables of codecs, and what will be removed.
+SKIPPED = frozenset({
+    "__main__", "antigravity", "curses", "distutils", "encodings", "ensurepip", "genericpath", "idlelib",
+    "imp", "lib2to3", "nt", "ntpath", "posix", "posixpath", "pydoc_data", "readline", "rlcompleter", "site",
+    "sitecustomize", "test", "this", "tkinter", "turtle", "turtledemo", "usercustomize",
+})  # fmt: skip
 #: Most characters of a part: about 250 word pieces, the most that the encoder reads.
 PART_CHARACTERS = 900
 #: Most parts of one object; what a longer docstring says after that is left out.
@@ -130,16 +130,16 @@ def walk() -> list[StdlibObject]:
             known = names.get(id(thing))
             if known is None or rank < known[0]:
                 names[id(thing)] = (rank, name, path, thing)
-    found = [
-        StdlibObject(name, _kind(thing), path, inspect.cleandoc(thing.__doc__))
-        for _, name, path, thing in names.values()
-        if _documented(thing)
-    ]
-    for owner in [thing for *_, thing in names.values() if inspect.isclass(thing)]:
-        _, class_name, path, _ = names[id(owner)]
-        for name, doc in _methods(owner):
-            found.append(StdlibObject(f"{class_name}.{name}", "method", path, doc))
-    return sorted(found, key=lambda o: o.object_id)
+    found: dict[str, StdlibObject] = {}
+    # Modules first: a class of a package hides the module of the same name, as in unittest.main.
+    for rank, name, path, thing in sorted(names.values(), key=lambda named: named[:2]):
+        if _documented(thing):
+            kind = "module" if rank == (0,) else "class" if inspect.isclass(thing) else "function"
+            found[name] = StdlibObject(name, kind, path, inspect.cleandoc(thing.__doc__))
+        if inspect.isclass(thing):
+            for method, doc in _methods(thing):
+                found[f"{name}.{method}"] = StdlibObject(f"{name}.{method}", "method", path, doc)
+    return [found[name] for name in sorted(found)]
 
 
 def _members(module: ModuleType, path: str) -> Iterator[tuple[tuple[Any, ...], str, Any]]:
@@ -151,9 +151,19 @@ def _members(module: ModuleType, path: str) -> Iterator[tuple[tuple[Any, ...], s
             continue
         home = getattr(thing, "__module__", None)
         # Without a list, what a module imported from elsewhere is not its own.
-        if listed or home in {path, module.__name__, f"_{path}"}:
+        if listed or home in {path, module.__name__, f"_{path}"} or path == "builtins":
             qualified = f"{path}.{name}"
-            yield (1, listed is None, qualified.count("."), home != path, qualified), qualified, thing
+            alias = getattr(thing, "__name__", name) != name
+            rank = (
+                1,
+                path != "builtins",
+                listed is None,
+                alias,
+                qualified.count("."),
+                home != path,
+                qualified,
+            )
+            yield rank, qualified, thing
 
 
 def _methods(owner: type) -> Iterator[tuple[str, str]]:
@@ -169,10 +179,6 @@ def _documented(thing: Any) -> bool:
     """Whether it has a docstring of its own that says more than a name."""
     doc = getattr(thing, "__doc__", None)
     return isinstance(doc, str) and doc != type(thing).__doc__ and len(doc.split()) > 1
-
-
-def _kind(thing: Any) -> str:
-    return "module" if inspect.ismodule(thing) else "class" if inspect.isclass(thing) else "function"
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """The people of the demo: what they work with, what they look for, and what they click.
 
 Everyone types the same ambiguous queries; what they mean depends on the modules they work with. What is
-relevant is decided by words, never by vectors: an object of a person's modules whose name or summary has a word
-of the topic. So the ground truth is independent of the embedding model that is being improved.
+relevant is decided by words, never by vectors: an object of a person's modules whose name or summary has a
+word of the topic. So the ground truth is independent of the embedding model that is being improved.
 """
 
 import random
@@ -60,71 +60,80 @@ PEOPLE = (
     ),
     _person(
         "sam-systems",
-        "concurrent fcntl glob io logging mmap multiprocessing os pathlib platform resource sched select selectors "
-        "shutil signal socket subprocess sys tarfile tempfile threading time zipfile",
+        "concurrent fcntl glob io logging mmap multiprocessing os pathlib platform resource sched select "
+        "selectors shutil signal socket subprocess sys tarfile tempfile threading time zipfile",
     ),
     _person(
         "tess-text",
-        "argparse ast cmd codecs configparser difflib doctest fileinput getopt gettext linecache locale optparse "
-        "pprint re reprlib shlex string stringprep textwrap token tokenize unicodedata unittest xml",
+        "argparse ast cmd codecs configparser difflib doctest fileinput getopt gettext linecache locale "
+        "optparse pprint re reprlib shlex string stringprep textwrap token tokenize unicodedata unittest xml",
     ),
 )
 
 TOPICS = (
     Topic("parse", ("pars", "deserial", "loads", "decod"),
-          ("parse a string", "turn text into structured values"),
-          ("parser for a text format", "interpret what is written in some text")),
+          ("parse a string", "parse text into values"),
+          ("parser for a text format", "decode text into objects")),
     Topic("connect", ("connect", "socket", "login"),
           ("open a connection", "connect to something"),
-          ("establish a new connection", "start talking to the other side")),
+          ("establish a new connection", "object that represents a connection")),
     Topic("read", ("read", "load", "recv", "fetch"),
-          ("read data from a file", "load something that was stored"),
-          ("get the next chunk of input", "read everything there is")),
+          ("read data from a file", "read the next line"),
+          ("read everything there is", "load data that was stored")),
     Topic("write", ("writ", "dump", "send", "save", "store"),
-          ("write data out", "save this for later"),
-          ("store an object", "output some text to a stream")),
+          ("write data out", "write to a file"),
+          ("save data to a file", "output some text to a stream")),
     Topic("wait", ("wait", "join", "timeout", "sleep", "block", "poll"),
           ("wait for something to finish", "block until it is ready"),
           ("wait with a timeout", "pause until an event happens")),
-    Topic("convert", ("convert", "conversion", "transform", "translat", "cast"),
-          ("convert to another type", "change the representation of a value"),
-          ("transform one form into another", "conversion function")),
+    Topic("run", ("run", "execut", "start", "launch", "spawn"),
+          ("run it", "execute a command"),
+          ("start a task", "launch something in the background")),
+    Topic("handle", ("handl", "callback", "hook", "event", "signal", "notif"),
+          ("handle an event", "register a callback"),
+          ("function called when something happens", "handler for requests")),
+    Topic("close", ("clos", "shutdown", "releas", "terminat", "stop", "quit", "exit"),
+          ("close it", "shut down cleanly"),
+          ("release the resource when done", "stop and clean up")),
+    Topic("error", ("error", "exception", "fail", "rais", "invalid"),
+          ("error raised when it fails", "exception for invalid input"),
+          ("raised for a bad argument", "what went wrong")),
+    Topic("option", ("option", "config", "setting", "default", "flag", "paramet"),
+          ("set an option", "default configuration"),
+          ("change a setting", "read a parameter")),
     Topic("split", ("split", "separat", "chunk", "partition", "group", "tokeniz", "wrap"),
-          ("split into pieces", "break something up at a separator"),
+          ("split into pieces", "break a string at a separator"),
           ("divide into groups", "separate the parts")),
+    Topic("format", ("format", "print", "repr", "represent", "display"),
+          ("format a value", "string representation"),
+          ("print it nicely", "show as text")),
+    Topic("encode", ("encod", "quot", "escap", "compress"),
+          ("encode text", "escape special characters"),
+          ("quote a string safely", "make text safe to transport")),
     Topic("compare", ("compar", "equal", "differ", "match", "same", "identical"),
           ("compare two things", "are these equal"),
           ("find the difference between two values", "check whether it matches")),
     Topic("find", ("find", "search", "locat", "lookup", "index"),
           ("find an item", "search for something"),
           ("locate the first occurrence", "look up a value by its key")),
+    Topic("list", ("list", "iter", "enumerat", "walk", "scan"),
+          ("list everything in it", "iterate over the items"),
+          ("go through one by one", "enumerate the entries")),
+    Topic("count", ("count", "number", "size", "length", "total"),
+          ("count the items", "size of it"),
+          ("how many are there", "number of elements")),
     Topic("add", ("add", "append", "insert", "push", "extend", "put"),
-          ("add an item", "append to the end"),
-          ("insert a new entry", "put one more element in")),
+          ("add an item", "add a new entry"),
+          ("insert one more", "append to the end")),
     Topic("remove", ("remov", "delet", "discard", "pop", "clear", "unlink"),
-          ("remove an item", "delete this"),
-          ("get rid of an entry", "clear all of it")),
-    Topic("error", ("error", "exception", "fail", "rais", "invalid"),
-          ("error raised when it fails", "exception for invalid input"),
-          ("what went wrong", "raised for a bad argument")),
-    Topic("close", ("clos", "shutdown", "releas", "terminat", "stop", "quit", "exit"),
-          ("close it", "shut down cleanly"),
-          ("release the resource when done", "stop and clean up")),
+          ("remove an item", "delete an entry"),
+          ("get rid of it", "clear everything")),
     Topic("copy", ("copy", "copi", "clon", "duplicat", "replac"),
-          ("make a copy", "replace the old with the new"),
-          ("duplicate it", "substitute one thing for another")),
-    Topic("time", ("time", "date", "clock", "second", "day", "timestamp", "deadline"),
+          ("make a copy", "copy one to another"),
+          ("duplicate it", "replace the old with the new")),
+    Topic("time", ("time", "date", "clock", "second", "day", "deadline"),
           ("get the time", "how many seconds"),
           ("current date and time", "when did it happen")),
-    Topic("name", ("name", "label", "titl", "identif"),
-          ("get the name", "name of the thing"),
-          ("what is it called", "look at the identifier")),
-    Topic("option", ("option", "config", "setting", "default", "flag", "paramet"),
-          ("set an option", "default configuration"),
-          ("change a setting", "read a parameter")),
-    Topic("handle", ("handl", "callback", "hook", "event", "signal", "notif"),
-          ("handle an event", "register a callback"),
-          ("function called when something happens", "handler for requests")),
 )  # fmt: skip
 
 #: A topic is part of someone's work when at least so many objects are relevant: a full first page.
@@ -183,7 +192,7 @@ def visits(asked: Sequence[str], sessions: int, rng: random.Random) -> list[str]
 
 
 def clicked(shown: Sequence[str], relevant: Collection[str], rng: random.Random) -> list[str]:
-    """Return what a person clicks in a list, best first: a cascade with fading patience and a few mistakes."""
+    """Return what a person clicks in a list, best first: fading patience, and a few mistakes."""
     clicks: list[str] = []
     for object_id in shown:
         chance = CLICK_RELEVANT if object_id in relevant else CLICK_OTHER

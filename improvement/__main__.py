@@ -14,9 +14,9 @@ from rich.table import Table
 
 from improvement.errors import StudioError
 from improvement.promotion import promote, rollback
-from improvement.settings import Environment, Settings
+from improvement.settings import Environment, Settings, template
 from improvement.telemetry import configure_logging
-from improvement.wiring import Rooms, build, ticker
+from improvement.wiring import Rooms, build, improver, ticker
 
 app = typer.Typer(
     help="Embedding Studio for Qdrant: serve, watch the queue, switch collections.\n\n"
@@ -61,7 +61,7 @@ def _start_embedded_worker(rooms: Rooms) -> Any:
     from dramatiq import Worker
 
     from improvement.background import declare_improvement
-    from improvement.jobs import improver, run_improvement
+    from improvement.jobs import run_improvement
 
     settings, broker = rooms.settings, rooms.broker
     what = improver(rooms)
@@ -100,13 +100,19 @@ def queue(as_json: Json = False) -> None:
 def improve(as_json: Json = False) -> None:
     """Sweep and improve once, here and now, until the queue is empty."""
     with _rooms() as rooms:
-        from improvement.jobs import improver, run_improvement
+        from improvement.jobs import run_improvement
 
         settings = rooms.settings
         ended = run_improvement(
             improver(rooms), settings.improvement_batch_sessions, settings.session_idle_seconds
         )
         _print([{"ended": ended} | rooms.queue.counts()], as_json)
+
+
+@app.command("settings")
+def print_settings() -> None:
+    """Print every setting with its meaning and default, as an .env file."""
+    typer.echo(template(), nl=False)
 
 
 @collections.command("list")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import dramatiq
 import structlog
 from dramatiq import Broker, Message, Middleware, Worker
-from dramatiq.errors import ConnectionError as BrokerConnectionError
+from dramatiq.errors import BrokerConnectionError
 from redis.exceptions import RedisError
 
 from clickstream.queues import IMPROVE_ACTOR, IMPROVEMENT_QUEUE

@@ -6,10 +6,11 @@ S searches (sessions), M vectors of a query, E pieces of evidence per object, D 
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
+from numpy.typing import NDArray
 
 from improvement.objects import Vectors
 
@@ -79,54 +80,71 @@ def evidence_batch(
     The evidence of a row is sorted by session id, so the order of ``inputs`` changes nothing.
 
     Raises:
-        ValueError: no inputs, an input without clicked or skipped elements, or vectors that differ in D.
+        ValueError: no inputs, an input without clicked or skipped elements, nothing to keep, vectors that
+            differ in D, or NaN or infinity in one of them, which is named.
     """
     if not inputs:
         raise ValueError("inputs: expected at least one session, got none")
-    searches: list[torch.Tensor] = []
-    originals: dict[tuple[str, str], torch.Tensor] = {}
-    evidence: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    searches: list[ImprovementElement] = []
+    originals: dict[tuple[str, str], ImprovementElement] = {}
+    evidence: dict[tuple[str, str], list[int]] = {}
+    weights: dict[tuple[str, str], list[float]] = {}
     for row, session in enumerate(sorted(inputs, key=lambda i: (i.query.user_id, i.session_id))):
         if not session.clicked_elements and not session.non_clicked_elements:
             raise ValueError(
                 f"session {session.session_id!r}: expected clicked or skipped elements, got none"
             )
-        searches.append(_rows(session.query, dtype))
+        searches.append(session.query)
         for elements, sign in ((session.clicked_elements, 1.0), (session.non_clicked_elements, -1.0)):
             for element in elements:
                 key = (element.user_id, element.id)
                 if only is not None and key not in only:
                     continue
-                originals.setdefault(key, _rows(element, dtype))
-                evidence.setdefault(key, []).append((row, sign / len(elements)))
-    sizes = {rows.shape[1] for rows in (*searches, *originals.values())}
+                originals.setdefault(key, element)
+                evidence.setdefault(key, []).append(row)
+                weights.setdefault(key, []).append(sign / len(elements))
+    if not originals:
+        raise ValueError("only: expected at least one of the objects shown in the sessions, got none")
+    sizes = {_shape(element)[1] for element in (*searches, *originals.values())}
     if len(sizes) > 1:
         raise ValueError(f"vectors: expected one number of dimensions, got {sorted(sizes)}")
-    parts, part_mask = _padded(list(originals.values()))
-    queries, query_mask = _padded(searches)
+    parts, part_mask = _padded_vectors(list(originals.values()), dtype)
+    queries, query_mask = _padded_vectors(searches, dtype)
     return EvidenceBatch(
         keys=tuple(originals),
         parts=parts,
         part_mask=part_mask,
         queries=queries,
         query_mask=query_mask,
-        evidence=pad_sequence([torch.tensor([row for row, _ in evidence[key]]) for key in originals], True),
-        weights=pad_sequence(
-            [torch.tensor([weight for _, weight in evidence[key]], dtype=dtype) for key in originals], True
-        ),
+        evidence=_padded([np.array(rows, np.int64) for rows in evidence.values()])[0],
+        weights=_padded([np.array(row) for row in weights.values()])[0].to(dtype),
     )
 
 
-def _rows(element: ImprovementElement, dtype: torch.dtype) -> torch.Tensor:
-    vector = np.asarray(element.vector)
-    if vector.ndim != 2 or 0 in vector.shape:
-        raise ValueError(f"element {element.id!r}: expected shape (parts, dimensions), got {vector.shape}")
-    if not np.isfinite(vector).all():
-        raise ValueError(f"element {element.id!r}: expected finite numbers, got NaN or infinity")
-    return torch.tensor(vector, dtype=dtype)
+def _shape(element: ImprovementElement) -> tuple[int, ...]:
+    shape = np.shape(element.vector)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"element {element.id!r}: expected shape (parts, dimensions), got {shape}")
+    return shape
 
 
-def _padded(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    lengths = torch.tensor([len(r) for r in rows])
-    padded = pad_sequence(rows, batch_first=True)
-    return padded, torch.arange(padded.shape[1]) < lengths[:, None]
+def _padded_vectors(
+    elements: Sequence[ImprovementElement], dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    padded, mask = _padded([np.asarray(element.vector) for element in elements])
+    padded = padded.to(dtype)  # first, because what is finite in float64 may not be in float32
+    finite = padded.isfinite().flatten(1).all(1)
+    if not finite.all():
+        broken = elements[int(finite.int().argmin())]
+        raise ValueError(f"element {broken.id!r}: expected finite numbers, got NaN or infinity")
+    return padded, mask
+
+
+def _padded(rows: list[NDArray[Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack arrays that differ in their first length, padded with 0; the mask is True where one is real."""
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    values = np.concatenate(rows)
+    padded = np.zeros((*mask.shape, *values.shape[1:]), values.dtype)
+    padded[mask] = values
+    return torch.from_numpy(padded), torch.from_numpy(mask)

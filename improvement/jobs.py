@@ -17,7 +17,6 @@ from improvement.objects import Object, Vectors
 from improvement.releases import Releases
 from improvement.telemetry import Metrics
 from improvement.vectors import CopyRef, VectorStore
-from improvement.wiring import Rooms
 
 log = structlog.get_logger()
 
@@ -44,20 +43,6 @@ class Improver:
     lease_seconds: float = 120.0
     max_attempts: int = 5
     metrics: Metrics = field(default_factory=Metrics)
-
-
-def improver(rooms: Rooms) -> Improver:
-    """Return what improving needs of the connected rooms."""
-    return Improver(
-        clickstream=rooms.clickstream,
-        queue=rooms.queue,
-        vectors=rooms.vectors,
-        releases=rooms.releases,
-        domains=rooms.domains,
-        lease_seconds=rooms.settings.improvement_lease_seconds,
-        max_attempts=rooms.settings.improvement_max_attempts,
-        metrics=rooms.metrics,
-    )
 
 
 def improve_users(rooms: Improver, limit: int) -> int:

@@ -24,7 +24,9 @@ def _split(value: object) -> object:
 class Settings(BaseSettings):
     """Every setting of the service; lists are comma-separated."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True
+    )
 
     environment: Environment = Environment.DEVELOPMENT
     """`development` or `production`."""
@@ -83,11 +85,6 @@ class Settings(BaseSettings):
     def _comma_separated(cls, value: object) -> object:
         return _split(value)
 
-    @field_validator("mongo_url", "redis_url", "qdrant_url", "qdrant_api_key", mode="before")
-    @classmethod
-    def _empty_is_unset(cls, value: object) -> object:
-        return None if value == "" else value
-
     @model_validator(mode="after")
     def _coherent(self) -> Self:
         if not self.domains:
@@ -108,3 +105,15 @@ class Settings(BaseSettings):
     def interval(self) -> float:
         """Seconds between ticks: the setting, or 1800 with Redis and 5 embedded."""
         return self.improvement_seconds_interval or (1800.0 if self.redis_url else 5.0)
+
+
+def template() -> str:
+    """Return `.env.example`: every setting with its meaning, its unit and its default."""
+    lines = [
+        "# Every setting, with its default. Copy to .env and change what you need; empty means the default."
+    ]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        lines += ["", f"# {field.description}", f"{name.upper()}={'' if shown is None else shown}"]
+    return "\n".join(lines) + "\n"

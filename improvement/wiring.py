@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dramatiq import Broker
 from dramatiq.brokers.redis import RedisBroker
@@ -21,6 +21,9 @@ from improvement.releases import Releases
 from improvement.settings import Settings
 from improvement.telemetry import Metrics
 from improvement.vectors import VectorStore
+
+if TYPE_CHECKING:
+    from improvement.jobs import Improver
 
 #: Seconds a store may take to answer before the caller is told that it does not.
 STORE_TIMEOUT = 10
@@ -128,6 +131,22 @@ def ticker(rooms: Rooms) -> Ticker:
     """Return the middleware that wakes the workers once per interval."""
     interval = rooms.settings.interval
     return Ticker(lambda: rooms.queue.take_tick("improvement", interval), interval)
+
+
+def improver(rooms: Rooms) -> "Improver":
+    """Return what improving needs of the connected rooms."""
+    from improvement.jobs import Improver  # brings torch, which the web process does without
+
+    return Improver(
+        clickstream=rooms.clickstream,
+        queue=rooms.queue,
+        vectors=rooms.vectors,
+        releases=rooms.releases,
+        domains=rooms.domains,
+        lease_seconds=rooms.settings.improvement_lease_seconds,
+        max_attempts=rooms.settings.improvement_max_attempts,
+        metrics=rooms.metrics,
+    )
 
 
 def _qdrant(settings: Settings, stack: ExitStack) -> tuple[Any, Callable[[str], Any] | None]:

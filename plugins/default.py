@@ -1,7 +1,6 @@
 """A starting point for any search: the seeds' balanced values (rate 0.1, 10 iterations, temperature 1)."""
 
 from improvement.adjusters.torch_based import TorchBasedAdjuster
-
 from improvement.domain import SearchDomain, SearchIndexInfo
 from improvement.encoders import MiniLMEncoder
 

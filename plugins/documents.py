@@ -1,7 +1,6 @@
 """Document search: long texts in several parts, the nearest part decides (seed 002)."""
 
 from improvement.adjusters.torch_based import TorchBasedAdjuster
-
 from improvement.domain import MetricAggregationType, MetricType, SearchDomain, SearchIndexInfo
 from improvement.encoders import MiniLMEncoder
 

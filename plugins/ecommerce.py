@@ -1,7 +1,6 @@
 """Product search: several descriptions or pictures of one product, their mean decides (seed 002)."""
 
 from improvement.adjusters.torch_based import TorchBasedAdjuster
-
 from improvement.domain import MetricAggregationType, MetricType, SearchDomain, SearchIndexInfo
 from improvement.encoders import MiniLMEncoder
 

@@ -1,0 +1,1 @@
+"""The demo: real documentation, invented people, the real service."""

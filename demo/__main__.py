@@ -1,0 +1,425 @@
+"""The main job on real input, through the HTTP API: ``make demo``, or ``python -m demo --help``."""
+
+import json
+import logging
+import random
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import structlog
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from demo.corpus import StdlibObject, stdlib_objects
+from demo.metrics import angles, ndcg_at_k, relevance
+from demo.users import TOPICS, clicked, relevant_objects, visits
+from improvement.domain import SearchDomain, load_domain
+from improvement.objects import Vectors
+
+DOMAIN = "plugins.stdlib_docs:domain"
+#: A held-out query that means different things to these two, and to someone the service has never seen.
+QUERY, TWO_USERS, NEWCOMER = "wait with a timeout", ("wanda-web", "sam-systems"), "nora-new"
+#: Results judged, and results shown in a session.
+JUDGED, SHOWN = 10, 20
+#: Texts encoded, and objects sent or read, at a time.
+TEXTS, OBJECTS = 128, 200
+#: Seconds from a session's start to its first click, and between two clicks; under 10 s would be a bounce.
+FIRST_CLICK, NEXT_CLICK = 12, 5
+#: Seconds the worker gets to empty its queue.
+PATIENCE = 120
+
+#: Relevant object ids by user_id and topic name.
+Relevant = Mapping[str, Mapping[str, frozenset[str]]]
+Found = list[dict[str, Any]]
+
+
+class Show:
+    """What the person at the terminal sees: progress bars, tables, and how long each phase took."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str, total: int) -> Iterator[Progress]:
+        """Show a bar for one phase and keep its time; ``progress.advance(progress.task_ids[0])`` moves it."""
+        columns = (
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        started = time.perf_counter()
+        with Progress(*columns, console=self.console) as progress:
+            progress.add_task(name, total=total)
+            yield progress
+        self.seconds[name] = round(time.perf_counter() - started, 1)
+
+
+@dataclass(frozen=True)
+class Api:
+    """The service as a client sees it."""
+
+    http: httpx.Client
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Return the JSON answer; anything but success ends the demo with the server's words."""
+        answer = self.http.request(method, f"/api/v1{path}", json=body)
+        if answer.is_error:
+            raise SystemExit(f"{method} {path}: {answer.status_code} {answer.text[:1000]}")
+        return answer.json()
+
+    def search(self, query: str, user_id: str, limit: int, session_id: str | None = None) -> Found:
+        """Search as a user; with a session_id the server registers the session and what it showed."""
+        session = {"session_id": session_id, "create_session": True} if session_id else {}
+        body = {"search_query": query, "user_id": user_id, "limit": limit, **session}
+        results: Found = self.call("POST", "/embeddings/similarity-search", body)["search_results"]
+        return results
+
+    def click(self, session_id: str, object_ids: Sequence[str]) -> None:
+        """Report clicks some seconds apart, and queue the session for improvement."""
+        now = int(time.time())
+        events = [
+            {"event_id": f"{session_id}/{n}", "object_id": object_id, "event_type": "click",
+             "created_at": now + FIRST_CLICK + n * NEXT_CLICK}
+            for n, object_id in enumerate(object_ids)
+        ]  # fmt: skip
+        if events:
+            body = {"session_id": session_id, "events": events}
+            self.call("POST", "/clickstream/session/events", body)
+
+    def queue(self) -> dict[str, int]:
+        """Return how many sessions are pending, done, skipped and failed."""
+        counts: dict[str, int] = self.call("GET", "/clickstream/internal/queue")
+        return counts
+
+    def blue(self) -> str:
+        """Return the embedding model id of the serving collection."""
+        return str(self.call("GET", "/internal/vectordb/collections/get-blue-info")["embedding_model"]["id"])
+
+
+def service(folder: Path) -> AbstractContextManager[str]:
+    """Start the embedded service with the demo's domain; yields its address."""
+    from improvement.embedded import running_service  # not before the arguments are known to be right
+
+    return running_service(folder, domains=[DOMAIN], port=0)
+
+
+def encode(show: Show, domain: SearchDomain, objects: Sequence[StdlibObject]) -> list[Vectors]:
+    """Return each object's vectors, shape (parts, D)."""
+    texts = [text for o in objects for text in o.parts]
+    # Equal lengths together, or every batch is padded to its longest text.
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    rows = np.zeros((len(texts), domain.search_index_info.dimensions), np.float32)
+    with show.phase("encode the docstrings", len(texts)) as bar:
+        for start in range(0, len(order), TEXTS):
+            chosen = order[start : start + TEXTS]
+            rows[chosen] = domain.encoder.encode([texts[i] for i in chosen])
+            bar.advance(bar.task_ids[0], len(chosen))
+    return np.split(rows, np.cumsum([len(o.parts) for o in objects])[:-1])
+
+
+def send(
+    show: Show, api: Api, name: str, objects: Sequence[StdlibObject], vectors: Sequence[Vectors],
+    model_id: str | None = None,
+) -> None:  # fmt: skip
+    """Upsert the objects into the collection of an embedding model, or else into the serving one."""
+    with show.phase(name, len(objects)) as bar:
+        for start in range(0, len(objects), OBJECTS):
+            chunk = slice(start, start + OBJECTS)
+            bodies = [
+                {"object_id": o.object_id, "payload": o.payload, "storage_meta": {"python": o.object_id},
+                 "parts": [{"vector": row, "part_id": f"{o.object_id}#{n}"} for n, row in enumerate(rows)]}
+                for o, rows in ((o, v.astype(float).round(7).tolist())
+                                for o, v in zip(objects[chunk], vectors[chunk], strict=True))
+            ]  # fmt: skip
+            if model_id is None:
+                api.call("PUT", "/objects", {"objects": bodies})
+            else:
+                body = {"embedding_model_id": model_id, "objects": bodies}
+                api.call("POST", "/internal/vectordb/collections/objects/upsert", body)
+            bar.advance(bar.task_ids[0], len(bodies))
+
+
+def ids(found: Found) -> list[str]:
+    """Return the object ids of an answer, best first."""
+    return [result["object_id"] for result in found]
+
+
+def judge(show: Show, api: Api, name: str, relevant: Relevant) -> dict[str, float]:
+    """Return each user's mean held-out nDCG@10, and under "mean" the mean over users."""
+    lists: dict[str, list[list[str]]] = {user_id: [] for user_id in relevant}
+    wanted: dict[str, list[frozenset[str]]] = {user_id: [] for user_id in relevant}
+    asked = [
+        (user, t, q) for user in relevant for t in TOPICS if t.name in relevant[user] for q in t.held_out
+    ]
+    with show.phase(name, len(asked)) as bar:
+        for user_id, topic, query in asked:
+            lists[user_id].append(ids(api.search(query, user_id, JUDGED)))
+            wanted[user_id].append(relevant[user_id][topic.name])
+            bar.advance(bar.task_ids[0])
+    scores = {
+        user_id: float(
+            ndcg_at_k(
+                relevance(lists[user_id], wanted[user_id], JUDGED), [len(w) for w in wanted[user_id]], JUDGED
+            ).mean()
+        )
+        for user_id in relevant
+    }
+    return {**scores, "mean": float(np.mean(list(scores.values())))}
+
+
+def play(
+    show: Show, api: Api, day: int, days: int, sessions: int, seed: int, relevant: Relevant
+) -> tuple[dict[str, set[str]], int]:
+    """Play one day's sessions of every user; return what each was shown, and the number of clicks.
+
+    Nothing is queued before everyone is done, so that what is shown does not depend on the worker's pace.
+    """
+    shown_to: dict[str, set[str]] = {user_id: set() for user_id in relevant}
+    played: list[str] = []
+    clicks = 0
+    with show.phase(f"day {day + 1}: search and click", sessions * len(relevant)) as bar:
+        for user_id, topics in relevant.items():
+            means = {query: topics[t.name] for t in TOPICS if t.name in topics for query in t.asked}
+            # One order for all days, so that a day goes on where the one before ended.
+            queries = visits(list(means), sessions * days, random.Random(f"{seed}/{user_id}"))
+            rng = random.Random(f"{seed}/{user_id}/{day}")
+            for n, query in enumerate(queries[day * sessions : (day + 1) * sessions]):
+                session_id = f"{user_id}/{day + 1}/{n + 1}"
+                shown = ids(api.search(query, user_id, SHOWN, session_id))
+                chosen = clicked(shown, means[query], rng)
+                api.click(session_id, chosen)
+                shown_to[user_id].update(shown)
+                played.append(session_id)
+                clicks += len(chosen)
+                bar.advance(bar.task_ids[0])
+    for session_id in played:
+        api.call("POST", "/clickstream/internal/session/use-for-improvement", {"session_id": session_id})
+    wait(show, api, f"day {day + 1}: the worker improves")
+    return shown_to, clicks
+
+
+def wait(show: Show, api: Api, name: str) -> None:
+    """Wait until the improvement queue is empty."""
+    total = api.queue()["pending"]
+    deadline = time.monotonic() + PATIENCE
+    with show.phase(name, total) as bar:
+        while pending := api.queue()["pending"]:
+            bar.update(bar.task_ids[0], completed=max(0, total - pending))
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{name}: {pending} sessions still pending after {PATIENCE} s")
+            time.sleep(0.1)
+        bar.update(bar.task_ids[0], completed=total)
+
+
+def largest_drift(
+    api: Api, shown_to: Mapping[str, Collection[str]], uploaded: Mapping[str, Vectors]
+) -> tuple[int, float]:
+    """Return how many copies there are, and the largest angle between a copy's part and its original's."""
+    model_id = api.blue()
+    names = [f"{object_id}_{user}" for user, shown in shown_to.items() for object_id in sorted(shown)]
+    copies: Found = []
+    for start in range(0, len(names), OBJECTS):
+        body = {"embedding_model_id": model_id, "object_ids": names[start : start + OBJECTS]}
+        copies += api.call("POST", "/internal/vectordb/collections/objects/find-by-ids", body)["objects"]
+    if not copies:
+        return 0, 0.0
+    now = np.concatenate([[part["vector"] for part in copy["parts"]] for copy in copies])
+    before = np.concatenate([uploaded[copy["original_id"]] for copy in copies])
+    return len(copies), float(angles(before, now).max())
+
+
+def promote_and_roll_back(
+    show: Show, api: Api, objects: Sequence[StdlibObject], vectors: Sequence[Vectors]
+) -> dict[str, Any]:
+    """Build a second collection, make it blue, roll back; a user's list must stay the same throughout."""
+    user_id = TWO_USERS[0]
+    first = api.blue()
+    second = f"{first}@second"
+    expected = ids(api.search(QUERY, user_id, JUDGED))
+    api.call("POST", "/internal/vectordb/collections/create", {"embedding_model_id": second})
+    send(show, api, "build a green collection", objects, vectors, second)
+    api.call("POST", "/internal/vectordb/collections/set-blue", {"embedding_model_id": second})
+    promoted = api.blue()
+    wait(show, api, "promoted: copies follow")
+    after_promotion = ids(api.search(QUERY, user_id, JUDGED))
+    api.call("POST", "/internal/vectordb/collections/rollback", {})
+    rolled_back = api.blue()
+    wait(show, api, "rolled back: copies follow")
+    after_rollback = ids(api.search(QUERY, user_id, JUDGED))
+    return {
+        "blue_before": first,
+        "blue_promoted": promoted,
+        "blue_rolled_back": rolled_back,
+        "same_results": after_promotion == after_rollback == expected,
+    }
+
+
+def newcomer_view(api: Api) -> list[list[tuple[str, float]]]:
+    """Return what someone without history sees for every held-out query."""
+    queries = [query for topic in TOPICS for query in topic.held_out]
+    found = (api.search(query, NEWCOMER, JUDGED) for query in queries)
+    return [[(result["object_id"], result["distance"]) for result in results] for results in found]
+
+
+def run(
+    show: Show, api: Api, domain: SearchDomain, objects: Sequence[StdlibObject], vectors: Sequence[Vectors],
+    days: int, sessions: int, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Play the whole demo against a running service and return what was measured."""
+    relevant = relevant_objects(objects)
+    send(show, api, "index the objects", objects, vectors)
+
+    lists = {"everyone, before": ids(api.search(QUERY, NEWCOMER, JUDGED))}
+    new_before = newcomer_view(api)
+    before = judge(show, api, "judge: before", relevant)
+    shown_to: dict[str, set[str]] = {user_id: set() for user_id in relevant}
+    clicks = 0
+    for day in range(days):
+        shown, clicked_today = play(show, api, day, days, sessions, seed, relevant)
+        clicks += clicked_today
+        for user_id, object_ids in shown.items():
+            shown_to[user_id] |= object_ids
+    ended = api.queue()
+    after = judge(show, api, "judge: after", relevant)
+    for user_id in (*TWO_USERS, NEWCOMER):
+        lists[f"{user_id}, after"] = ids(api.search(QUERY, user_id, JUDGED))
+    new_after = newcomer_view(api)
+    uploaded = {o.object_id: rows for o, rows in zip(objects, vectors, strict=True)}
+    copies, angle = largest_drift(api, shown_to, uploaded)
+    releases = promote_and_roll_back(show, api, objects, vectors)
+
+    limit = domain.adjuster.max_drift
+    checks = {
+        "held-out nDCG@10 went up": after["mean"] > before["mean"],
+        "a new user sees what they saw before": new_after == new_before,
+        "no copy drifted beyond the limit": copies > 0 and angle <= limit + 1e-5,  # of 7 decimals sent
+        "no session failed": ended["failed"] == 0,
+        "the promotion and the rollback took effect": releases["blue_before"] == releases["blue_rolled_back"]
+        and releases["blue_before"] != releases["blue_promoted"],
+        "both left everybody's results as they were": releases["same_results"],
+    }
+    return {
+        "objects": len(objects),
+        "parts": sum(map(len, vectors)),
+        "sessions": days * sessions * len(relevant),
+        "clicks": clicks,
+        "queue": ended,
+        "copies": copies,
+        "query": QUERY,
+        "lists": lists,
+        "ndcg_before": {user_id: round(score, 4) for user_id, score in before.items()},
+        "ndcg_after": {user_id: round(score, 4) for user_id, score in after.items()},
+        "drift": {
+            "angle": round(angle, 4),
+            "one_minus_cos": round(1 - float(np.cos(angle)), 4),
+            "limit": limit,
+        },
+        "releases": releases,
+        "checks": checks,
+        "ok": all(checks.values()),
+    }
+
+
+def report(console: Console, result: Mapping[str, Any], relevant: Relevant) -> None:
+    """Print the tables."""
+    topic = next(t.name for t in TOPICS if QUERY in t.held_out)
+    asked = Table(title=f'"{QUERY}", never clicked by anyone; * is relevant to that user')
+    columns = []
+    for title, found in result["lists"].items():
+        asked.add_column(title, overflow="fold")
+        mine = relevant.get(title.partition(",")[0], {}).get(topic, frozenset())
+        columns.append([f"{object_id} *" if object_id in mine else object_id for object_id in found])
+    for row in zip(*columns, strict=True):
+        asked.add_row(*row)
+    console.print(asked)
+
+    quality = Table(title=f"held-out nDCG@{JUDGED}: queries that nobody typed while the service learned")
+    quality.add_column("user")
+    for title in ("before", "after", "change"):
+        quality.add_column(title, justify="right")
+    for user_id, before in result["ndcg_before"].items():
+        after = result["ndcg_after"][user_id]
+        quality.add_row(user_id, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
+    console.print(quality)
+
+    drift, releases, queue = result["drift"], result["releases"], result["queue"]
+    console.print(
+        f"{result['sessions']} sessions, {result['clicks']} clicks: {queue['done']} taught, "
+        f"{queue['skipped']} skipped, {queue['failed']} failed; {result['copies']} personal copies\n"
+        f"largest drift: 1 - cos = {drift['one_minus_cos']:.4f}, {drift['angle']:.4f} rad "
+        f"(limit {drift['limit']})\n"
+        f"blue: {releases['blue_before']} -> promote -> {releases['blue_promoted']} -> rollback -> "
+        f"{releases['blue_rolled_back']}"
+    )
+    for check, holds in result["checks"].items():
+        console.print(f"[green]yes[/] {check}" if holds else f"[bold red]NO[/]  {check}")
+
+
+def main(
+    sessions: Annotated[
+        int, typer.Option(min=1, max=500, help="Sessions of each of the 4 users a day.")
+    ] = 25,
+    days: Annotated[
+        int, typer.Option(min=1, max=20, help="Rounds of search, click, improve; each sees what was learned.")
+    ] = 2,
+    objects: Annotated[
+        int | None,
+        typer.Option(min=500, help="Index only so many objects, spread over the library: a quicker demo."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed plays other people; the same one the same.")] = 7,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Keep the data in this new folder, to look around in it with the service."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON; bars and tables go to stderr.")
+    ] = False,
+) -> None:
+    """Index the Python standard library's documentation, let people search it, and watch it learn.
+
+    Four invented users with different work type the same ambiguous queries ("wait with a timeout") and click
+    what suits their work. The service turns each click and skip into personal copies of the objects. Then
+    everyone types queries they never typed before, and the results are compared: by nDCG@10, for two users
+    side by side, and for a new user, for whom nothing may change. At last a second collection is promoted
+    and rolled back.
+
+    Relevance is decided by words in names and summaries, never by the vectors being improved. The exit code
+    is 0 only if the results got better and every other promise held.
+    """
+    if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+        raise typer.BadParameter(f"{keep} exists and is not an empty folder", param_hint="--keep")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    console = Console(stderr=as_json)
+    show = Show(console)
+    started = time.perf_counter()
+    domain = load_domain(DOMAIN)
+    found = stdlib_objects(objects)
+    console.print(f"{len(found)} objects of the standard library, {sum(len(o.parts) for o in found)} parts")
+    vectors = encode(show, domain, found)
+    with tempfile.TemporaryDirectory(prefix="demo-") as scratch:
+        folder = keep or Path(scratch)
+        with service(folder) as url, httpx.Client(base_url=url, timeout=120) as http:
+            result = run(show, Api(http), domain, found, vectors, days, sessions, seed)
+    report(console, result, relevant_objects(found))
+    seconds = round(time.perf_counter() - started, 1)
+    console.print(f"{seconds} s in all" + (f"; the data is in {keep}" if keep else ""))
+    if as_json:
+        print(json.dumps({**result, "seconds": {**show.seconds, "all": seconds}}, indent=2))
+    raise typer.Exit(0 if result["ok"] else 1)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    app.command()(main)
+    app()

@@ -1,0 +1,169 @@
+"""Who works on what, and that nothing is lost or done twice."""
+
+import threading
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from clickstream.improvement_queue import Claim, ImprovementQueue, Outcome, Owner, Request, Status
+from tests.support import Clock
+
+ANN, BOB = Owner("d", "ann"), Owner("d", "bob")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(database: Database[Any], clock: Clock) -> ImprovementQueue:
+    made = ImprovementQueue(database, clock)
+    made.ensure_indexes()
+    return made
+
+
+def request(session_id: str, owner: Owner = ANN, changed_at: float = 1.0, priority: int = 1) -> Request:
+    return Request(session_id, owner, changed_at, priority)
+
+
+def done(claim: Claim) -> dict[str, Outcome]:
+    return {entry.entry_id: Outcome(Status.DONE) for of in claim.entries.values() for entry in of}
+
+
+def claimed(claim: Claim) -> set[str | None]:
+    return {entry.session_id for of in claim.entries.values() for entry in of}
+
+
+def test_a_session_is_queued_once(queue: ImprovementQueue):
+    queue.enqueue([request("s"), request("s")])
+    queue.enqueue([request("s")])
+    assert queue.counts()["pending"] == 1
+    claim = queue.claim(10, 60)
+    queue.finish(claim, done(claim))
+    queue.enqueue([request("s")])
+    assert queue.counts() == {"pending": 0, "done": 1, "skipped": 0, "failed": 0}
+
+
+def test_a_session_that_changed_is_queued_again(queue: ImprovementQueue):
+    queue.enqueue([request("s", changed_at=1.0)])
+    claim = queue.claim(10, 60)
+    queue.finish(claim, done(claim))
+    queue.enqueue([request("s", changed_at=2.0)])
+    assert queue.counts()["pending"] == 1
+
+
+def test_a_failed_session_can_be_queued_again(queue: ImprovementQueue):
+    queue.enqueue([request("s")])
+    claim = queue.claim(10, 60)
+    queue.finish(claim, {e: Outcome(Status.FAILED, "why") for e in done(claim)})
+    assert queue.taught_by([ANN]) == {ANN: []}
+    queue.enqueue([request("s")])
+    assert queue.counts()["pending"] == 1
+    assert queue.taught_by([ANN]) == {ANN: ["s"]}
+
+
+def test_a_user_is_held_by_one_worker_at_a_time(queue: ImprovementQueue):
+    queue.enqueue([request("s1"), request("s2", BOB)])
+    first = queue.claim(1, 60)
+    second = queue.claim(10, 60)
+    assert claimed(first) == {"s1"}
+    assert claimed(second) == {"s2"}
+    queue.enqueue([request("s3")])
+    assert queue.claim(10, 60).entries == {}
+    queue.finish(first, done(first))
+    assert claimed(queue.claim(10, 60)) == {"s3"}
+
+
+def test_all_pending_sessions_of_a_claimed_user_come_along(queue: ImprovementQueue):
+    queue.enqueue([request(f"s{i}") for i in range(20)])
+    assert len(claimed(queue.claim(1, 60))) == 20
+
+
+def test_an_expired_lease_is_taken_over(queue: ImprovementQueue, clock: Clock):
+    queue.enqueue([request("s")])
+    dead = queue.claim(10, 60)
+    clock.now += 59
+    assert queue.claim(10, 60).entries == {}
+    clock.now += 2
+    heir = queue.claim(10, 60)
+    assert claimed(heir) == {"s"}
+    assert queue.renew(dead, 60) == set()
+    assert queue.renew(heir, 60) == {ANN.key}
+    [entry] = heir.entries[ANN]
+    assert entry.attempts == 2
+
+
+def test_a_renewed_lease_is_kept(queue: ImprovementQueue, clock: Clock):
+    queue.enqueue([request("s")])
+    claim = queue.claim(10, 60)
+    clock.now += 50
+    assert queue.renew(claim, 60) == {ANN.key}
+    clock.now += 50
+    assert queue.claim(10, 60).entries == {}
+
+
+def test_what_was_queued_again_meanwhile_stays_pending(queue: ImprovementQueue):
+    queue.enqueue([request("s", changed_at=1.0)])
+    claim = queue.claim(10, 60)
+    queue.enqueue([request("s", changed_at=2.0)])
+    queue.finish(claim, done(claim))
+    assert queue.counts()["pending"] == 1
+
+
+def test_surprising_sessions_go_first(queue: ImprovementQueue, clock: Clock):
+    queue.enqueue([request("usual")])
+    clock.now += 1
+    queue.enqueue([request("surprising", BOB, priority=0)])
+    assert claimed(queue.claim(1, 60)) == {"surprising"}
+
+
+def test_forgiving_a_claim_does_not_count_the_attempt(queue: ImprovementQueue):
+    queue.enqueue([request("s")])
+    for _ in range(3):
+        claim = queue.claim(10, 60)
+        assert claim.entries[ANN][0].attempts == 1
+        queue.forgive(claim)
+
+
+def test_many_workers_claiming_at_once_share_no_user(queue: ImprovementQueue):
+    queue.enqueue([request(f"s{i}", Owner("d", f"u{i % 40}")) for i in range(120)])
+    claims: list[Claim] = []
+
+    def work() -> None:
+        while (claim := queue.claim(7, 60)).entries:
+            claims.append(claim)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    owners = [owner for claim in claims for owner in claim.entries]
+    assert len(owners) == len(set(owners)) == 40
+    assert sum(len(claimed(claim)) for claim in claims) == 120
+
+
+def test_four_workers_give_one_tick_per_interval(queue: ImprovementQueue, clock: Clock):
+    def ticks() -> int:
+        taken: list[bool] = []
+        threads = [
+            threading.Thread(target=lambda: taken.append(queue.take_tick("improvement", 30)))
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(taken)
+
+    assert ticks() == 1
+    assert ticks() == 0
+    clock.now += 30
+    assert ticks() == 1
+
+
+def test_owners_with_confusable_ids_are_different(queue: ImprovementQueue):
+    assert Owner("a", "b_c").key != Owner("a_b", "c").key
+    assert Owner("d", None).key != Owner("d", "None").key

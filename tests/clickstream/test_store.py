@@ -1,0 +1,250 @@
+"""Sessions, events and batches in Mongo, over a real socket."""
+
+import multiprocessing
+import threading
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.errors import BulkWriteError
+
+from clickstream.records import QueryVector, Session, SessionEvent
+from clickstream.store import ClickstreamStore, SessionFull, insert_new
+from tests.support import Clock, click, make_session
+
+
+@pytest.fixture
+def store(database: Database[Any]) -> ClickstreamStore:
+    made = ClickstreamStore(database)
+    made.ensure_indexes()
+    return made
+
+
+def test_registering_a_session_twice_changes_nothing(store: ClickstreamStore):
+    store.register(make_session("s", "u", ["a", "b"]))
+    before = store.session("s")
+    store.register(make_session("s", "u", ["a", "b"]))
+    store.register(make_session("s", "someone else", ["b", "a"], query="another"))
+    assert store.session("s") == before
+
+
+def test_a_second_page_extends_the_shown_list_in_order(store: ClickstreamStore):
+    store.register(make_session("s", "u", ["a", "b"]))
+    store.register(make_session("s", "u", ["b", "c", "d"]))
+    session = store.session("s")
+    assert session is not None
+    assert [r.object_id for r in session.search_results] == ["a", "b", "c", "d"]
+
+
+def test_an_object_shown_twice_stands_where_it_was_seen_first(store: ClickstreamStore):
+    store.register(make_session("s", "u", ["b", "a", "b", "c", "a"]))
+    store.register(make_session("s", "u", ["c", "e", "d", "e"]))
+    session = store.session("s")
+    assert session is not None
+    assert [r.object_id for r in session.search_results] == ["b", "a", "c", "e", "d"]
+
+
+def test_pages_posted_at_once_by_many_threads_are_all_kept_once(store: ClickstreamStore):
+    pages = [[f"{page}-{i}" for i in range(5)] for page in range(8)]
+    threads = [
+        threading.Thread(target=store.register, args=(make_session("s", "u", page),)) for page in pages * 2
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    session = store.session("s")
+    assert session is not None
+    assert sorted(r.object_id for r in session.search_results) == sorted(o for page in pages for o in page)
+
+
+def test_a_session_that_would_show_too_much_is_refused(store: ClickstreamStore):
+    for page in range(5):
+        store.register(make_session("s", "u", [f"{page}-{i}" for i in range(1_000)]))
+    with pytest.raises(SessionFull, match="more than 5000"):
+        store.register(make_session("s", "u", ["one more"]))
+
+
+def test_a_repeated_event_is_ignored_and_the_first_one_stays(store: ClickstreamStore):
+    store.register(make_session("s", "u", ["a"]))
+    assert store.push_events([("s", click("a", "e"))]) == 1
+    assert store.push_events([("s", click("b", "e")), ("s", click("a", "f"))]) == 1
+    session = store.session("s")
+    assert session is not None
+    assert [(e.event_id, e.object_id) for e in session.events] == [("e", "a"), ("f", "a")]
+
+
+def test_the_same_event_id_in_two_sessions_is_two_events(store: ClickstreamStore):
+    assert store.push_events([("s", click("a", "e")), ("t", click("a", "e"))]) == 2
+
+
+def test_events_before_their_session_out_of_order_are_joined(store: ClickstreamStore):
+    store.push_events([("s", click("b", "late", seconds_ago=10))])
+    store.push_events([("s", click("a", "early", seconds_ago=50))])
+    assert store.session("s") is None
+    store.register(make_session("s", "u", ["a", "b"]))
+    session = store.session("s")
+    assert session is not None
+    assert [e.event_id for e in session.events] == ["early", "late"]
+
+
+def test_more_than_a_hundred_events_are_all_returned(store: ClickstreamStore):
+    store.register(make_session("s", "u", ["a"]))
+    store.push_events([("s", click("a", str(i))) for i in range(250)])
+    session = store.session("s")
+    assert session is not None
+    assert len(session.events) == 250
+
+
+def test_meta_with_mongo_operators_comes_back_as_it_was(store: ClickstreamStore):
+    meta = {"$set": {"a.b": 1}, "x.y": [{"$gt": 2}], "": None}
+    store.register(make_session("s", "u", ["a"], search_meta=meta))
+    store.register(make_session("s", "u", ["a", "b"], search_meta=meta))
+    store.push_events([("s", SessionEvent(event_id="e", object_id="a", meta=meta))])
+    session = store.session("s")
+    assert session is not None
+    assert session.search_meta == meta
+    assert session.events[0].meta == meta
+
+
+def test_only_duplicate_keys_are_swallowed(database: Database[Any]):
+    database["t"].create_index("n", unique=True)
+    database["t"].insert_one({"n": 1})
+    assert insert_new(lambda: database["t"].insert_many([{"n": 1}, {"n": 2}], ordered=False)) == 1
+
+    def failing() -> None:
+        raise BulkWriteError({"writeErrors": [{"code": 11000}, {"code": 121, "errmsg": "validation"}]})
+
+    with pytest.raises(BulkWriteError):
+        insert_new(failing)
+
+    def unconfirmed() -> None:
+        raise BulkWriteError({"writeErrors": [], "writeConcernErrors": [{"code": 64}]})
+
+    with pytest.raises(BulkWriteError):
+        insert_new(unconfirmed)
+
+
+def test_a_query_vector_is_kept_with_its_session(store: ClickstreamStore):
+    vector = QueryVector(model_id="m", vectors=((0.5, -0.25),))
+    store.register(make_session("s", "u", ["a"]), vector)
+    store.register(make_session("t", "u", ["a"]))
+    store.save_query_vectors({"t": vector})
+    for session in store.sessions(["s", "t"]):
+        assert session.query_vector is not None
+        assert session.query_vector.model_id == "m"
+        assert [list(row) for row in session.query_vector.vectors] == [[0.5, -0.25]]
+
+
+def test_a_session_is_idle_once_until_something_happens(database: Database[Any]):
+    clock = Clock()
+    store = ClickstreamStore(database, clock)
+    store.ensure_indexes()
+    store.register(make_session("s", "u", ["a"]))
+    assert store.idle_sessions(60, 10) == []
+    clock.now += 61
+    idle = store.idle_sessions(60, 10)
+    assert [session.session_id for session, _ in idle] == ["s"]
+    store.mark_swept([(session.session_id, at) for session, at in idle])
+    assert store.idle_sessions(60, 10) == []
+    store.push_events([("s", click("a"))])
+    clock.now += 61
+    assert [session.session_id for session, _ in store.idle_sessions(60, 10)] == ["s"]
+
+
+def test_an_event_during_the_sweep_keeps_the_session_for_the_next(database: Database[Any]):
+    clock = Clock()
+    store = ClickstreamStore(database, clock)
+    store.register(make_session("s", "u", ["a"]))
+    clock.now += 61
+    idle = store.idle_sessions(60, 10)
+    store.push_events([("s", click("a"))])
+    store.mark_swept([(session.session_id, at) for session, at in idle])
+    clock.now += 61
+    assert len(store.idle_sessions(60, 10)) == 1
+
+
+def test_the_same_release_id_answers_the_same_batch(store: ClickstreamStore):
+    for i in range(3):
+        store.register(make_session(f"s{i}", "u", ["a"]))
+    first = store.release("r1")
+    store.register(make_session("s3", "u", ["a"]))
+    assert store.release("r1") == first
+    second = store.release("r2")
+    assert second.batch_id != first.batch_id
+    assert [s.session_id for s in store.batch_sessions(first.batch_id, 0, 10)] == ["s0", "s1", "s2"]
+    assert [s.session_id for s in store.batch_sessions(second.batch_id, 0, 10)] == ["s3"]
+
+
+def test_a_release_that_died_halfway_is_finished_by_repeating_it(
+    store: ClickstreamStore, database: Database[Any]
+):
+    for i in range(4):
+        store.register(make_session(f"s{i}", "u", ["a"]))
+    batch = store.release("r")
+    database["session_batches"].update_one({}, {"$set": {"status": "collecting", "released_at": None}})
+    database["sessions"].update_many({"_id": {"$in": ["s2", "s3"]}}, {"$set": {"session_number": None}})
+    store.release("r")
+    sessions = store.batch_sessions(batch.batch_id, 0, 10)
+    assert [(s.session_id, s.session_number) for s in sessions] == [
+        ("s0", 1),
+        ("s1", 2),
+        ("s2", 3),
+        ("s3", 4),
+    ]
+
+
+def test_no_session_falls_between_releases(store: ClickstreamStore):
+    stop = threading.Event()
+    registered: list[str] = []
+
+    def register(worker: int) -> None:
+        while not stop.is_set():
+            session_id = f"{worker}-{len(registered)}"
+            store.register(make_session(session_id, "u", ["a"]))
+            registered.append(session_id)
+
+    threads = [threading.Thread(target=register, args=(worker,)) for worker in range(3)]
+    for thread in threads:
+        thread.start()
+    batches = [store.release(f"r{i}") for i in range(12)]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    batches.append(store.release("last"))
+    released = [s for b in batches for s in store.batch_sessions(b.batch_id, 0, 100_000)]
+    assert sorted(s.session_id for s in released) == sorted(registered)
+    for batch in batches:
+        numbers = [s.session_number for s in store.batch_sessions(batch.batch_id, 0, 100_000)]
+        assert numbers == list(range(1, len(numbers) + 1))
+
+
+def _register_from_another_process(url: str, database: str, barrier: Any) -> None:
+    with MongoClient(url) as client:
+        store = ClickstreamStore(client[database])
+        barrier.wait()
+        for i in range(30):
+            store.register(
+                Session(session_id=f"s{i}", search_query="q", search_results=({"object_id": "a"},))
+            )
+            store.push_events([(f"s{i}", SessionEvent(event_id="e", object_id="a"))])
+
+
+def test_two_processes_registering_the_same_leave_it_once(
+    mongo_url: str, store: ClickstreamStore, database: Database[Any]
+):
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    processes = [
+        context.Process(target=_register_from_another_process, args=(mongo_url, database.name, barrier))
+        for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    sessions = store.sessions([f"s{i}" for i in range(30)])
+    assert len(sessions) == 30
+    assert all(len(s.events) == 1 and len(s.search_results) == 1 for s in sessions)

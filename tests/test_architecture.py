@@ -1,0 +1,117 @@
+"""The arrows of the design: who may import whom, and what an import must not do."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {"clickstream", "improvement", "plugins", "worker", "demo", "benchmarks", "tests"}
+
+#: Inside improvement, lower rooms know nothing of higher ones. A module not named here is a mistake.
+FLOORS: dict[str, int] = {
+    "errors": 0, "objects": 0, "selection": 0, "settings": 0, "telemetry": 0, "interleaving": 0,
+    "domain": 1, "encoders": 1, "inputs": 1, "similarity": 2, "background": 1, "embedded": 1,
+    "adjusters.base": 3, "adjusters.torch_based": 4, "filters": 2, "edge": 2, "edge_filters": 1,
+    "vectors": 3, "releases": 4, "schemas": 4, "copies": 5, "promotion": 5, "security": 1,
+    "catalogue": 5, "search": 5, "jobs": 6, "wiring": 7, "routes": 8, "api": 9, "__main__": 10,
+}  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """Every absolute module name a file imports, at any depth."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def tops(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "clickstream").rglob("*.py")), ids=str)
+def test_the_clickstream_imports_neither_learning_nor_its_stores(path: Path):
+    assert not tops(path) & {"torch", "qdrant_client", "qdrant_edge", "improvement", "plugins", "worker"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "improvement").rglob("*.py")), ids=str)
+def test_improvement_imports_no_plugin_and_no_entry_point(path: Path):
+    assert not tops(path) & {"plugins", "worker", "demo", "benchmarks", "tests"}
+
+
+def test_inside_improvement_arrows_point_down():
+    modules = {
+        ".".join(path.relative_to(ROOT / "improvement").with_suffix("").parts): path
+        for path in (ROOT / "improvement").rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert modules.keys() == FLOORS.keys(), "name the new module's floor"
+    for name, path in modules.items():
+        source = path.read_text().replace("if TYPE_CHECKING:", "if False:")
+        lines = ast.parse(source)
+        typing_only = {
+            inner
+            for node in ast.walk(lines)
+            if isinstance(node, ast.If) and isinstance(node.test, ast.Constant) and node.test.value is False
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(lines):
+            if isinstance(node, ast.ImportFrom) and node.module and node not in typing_only:
+                target = node.module.removeprefix("improvement.")
+                if node.module.startswith("improvement.") and target in FLOORS:
+                    assert FLOORS[target] < FLOORS[name], f"improvement.{name} imports {node.module}"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [("vectors", "PointStruct"), ("releases", "update_collection_aliases"), ("releases", "CreateAlias")],
+)
+def test_only_one_file_speaks_points_and_only_one_speaks_aliases(owner: str, name: str):
+    speakers = {
+        path.stem for path in (ROOT / "improvement").rglob("*.py") if name in path.read_text()
+    } - {"edge", "edge_filters"}  # fmt: skip
+    assert speakers == {owner}
+
+
+def test_only_the_stores_and_the_wiring_speak_mongo():
+    speakers = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("clickstream", "improvement", "plugins")
+        for path in (ROOT / package).rglob("*.py")
+        if "pymongo" in tops(path)
+    }
+    assert speakers == {
+        "clickstream/store.py", "clickstream/improvement_queue.py", "improvement/releases.py",
+        "improvement/wiring.py", "improvement/embedded.py", "improvement/api.py",
+    }  # fmt: skip
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_the_web_process_loads_no_torch_not_even_with_its_plugins():
+    result = run(
+        "import sys, improvement.api\n"
+        "from improvement.wiring import load_domains\n"
+        "load_domains(['plugins.documents:domain', 'plugins.ecommerce:domain', 'plugins.default:domain'])\n"
+        "assert 'torch' not in sys.modules and 'sentence_transformers' not in sys.modules"
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_nothing_connects_on_import():
+    result = run(
+        "import os, socket\n"
+        "def refuse(*a, **k): raise AssertionError('connected on import')\n"
+        "socket.socket.connect = refuse\n"
+        "os.environ['REDIS_URL'] = 'redis://127.0.0.1:1/0'\n"
+        "import worker, improvement.api, improvement.__main__, plugins.documents, clickstream.api"
+    )
+    assert result.returncode == 0, result.stderr
