@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from demo.corpus import StdlibObject, stdlib_objects
+from demo.encoding import encode
 from demo.metrics import angles, ndcg_at_k, relevance
 from demo.users import TOPICS, clicked, relevant_objects, visits
 from improvement.domain import SearchDomain, load_domain
@@ -30,8 +31,8 @@ DOMAIN = "plugins.stdlib_docs:domain"
 QUERY, TWO_USERS, NEWCOMER = "wait with a timeout", ("wanda-web", "sam-systems"), "nora-new"
 #: Results judged, and results shown in a session.
 JUDGED, SHOWN = 10, 20
-#: Texts encoded, and objects sent or read, at a time.
-TEXTS, OBJECTS = 128, 200
+#: Objects sent or read at a time.
+OBJECTS = 200
 #: Seconds from a session's start to its first click, and between two clicks; under 10 s would be a bounce.
 FIRST_CLICK, NEXT_CLICK = 12, 5
 #: Seconds the worker gets to empty its queue.
@@ -114,17 +115,11 @@ def service(folder: Path) -> AbstractContextManager[str]:
     return running_service(folder, domains=[DOMAIN], port=0)
 
 
-def encode(show: Show, domain: SearchDomain, objects: Sequence[StdlibObject]) -> list[Vectors]:
+def vectors_of(show: Show, objects: Sequence[StdlibObject]) -> list[Vectors]:
     """Return each object's vectors, shape (parts, D)."""
     texts = [text for o in objects for text in o.parts]
-    # Equal lengths together, or every batch is padded to its longest text.
-    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-    rows = np.zeros((len(texts), domain.search_index_info.dimensions), np.float32)
     with show.phase("encode the docstrings", len(texts)) as bar:
-        for start in range(0, len(order), TEXTS):
-            chosen = order[start : start + TEXTS]
-            rows[chosen] = domain.encoder.encode([texts[i] for i in chosen])
-            bar.advance(bar.task_ids[0], len(chosen))
+        rows = encode(DOMAIN, texts, lambda n: bar.advance(bar.task_ids[0], n))
     return np.split(rows, np.cumsum([len(o.parts) for o in objects])[:-1])
 
 
@@ -406,7 +401,7 @@ def main(
     domain = load_domain(DOMAIN)
     found = stdlib_objects(objects)
     console.print(f"{len(found)} objects of the standard library, {sum(len(o.parts) for o in found)} parts")
-    vectors = encode(show, domain, found)
+    vectors = vectors_of(show, found)
     with tempfile.TemporaryDirectory(prefix="demo-") as scratch:
         folder = keep or Path(scratch)
         with service(folder) as url, httpx.Client(base_url=url, timeout=120) as http:

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,15 +29,21 @@ def engine_filter(where: models.Filter | None) -> Any:
 
 
 def _filter(where: models.Filter) -> Any:
-    at_least = where.min_should
-    if at_least is not None and at_least.min_count < 1:
-        raise Invalid(f"filter: min_should.min_count: expected 1 or more, got {at_least.min_count}")
     return engine.Filter(
         must=_conditions(where.must),
         should=_conditions(where.should),
         must_not=_conditions(where.must_not),
-        min_should=at_least and engine.MinShould(_conditions(at_least.conditions), at_least.min_count),
+        min_should=None if where.min_should is None else _min_should(where.min_should),
     )
+
+
+def _min_should(wanted: models.MinShould) -> Any:
+    if wanted.min_count < 1:
+        raise Invalid(f"filter: min_should.min_count: expected 1 or more, got {wanted.min_count}")
+    if wanted.min_count > len(wanted.conditions):
+        # Never met. The engine can think otherwise where an index already answered the same condition.
+        return engine.MinShould([engine.HasIdCondition(set())], 1)
+    return engine.MinShould(_conditions(wanted.conditions), wanted.min_count)
 
 
 def _conditions(clause: models.Condition | Sequence[models.Condition] | None) -> list[Any] | None:
@@ -50,6 +57,12 @@ def _condition(condition: Any) -> Any:
     if translate is None:
         raise Invalid(f"filter: Qdrant Edge has no {type(condition).__name__}")
     return translate(condition)
+
+
+# Kept, because the binding needs 1 ms to read 500 ids, and a user's searches hide the same ones each time.
+@lru_cache(maxsize=64)
+def _has_id(ids: frozenset[Any]) -> Any:
+    return engine.HasIdCondition(set(ids))
 
 
 def _field(condition: models.FieldCondition) -> Any:
@@ -72,7 +85,7 @@ def _field(condition: models.FieldCondition) -> Any:
 def _match(match: Any) -> Any:
     name, field = _MATCHES[type(match)]
     value = getattr(match, field)
-    # The engine's binding takes a Python bool for the int it also is, and finds nothing; numpy's it takes as bool.
+    # The binding takes a Python bool for the int it also is and finds nothing; numpy's it takes as bool.
     return getattr(engine, name)(np.bool_(value) if isinstance(value, bool) else value)
 
 
@@ -94,7 +107,7 @@ def _line(line: models.GeoLineString) -> list[Any]:
 
 _CONDITIONS: dict[type, Callable[[Any], Any]] = {
     models.FieldCondition: _field,
-    models.HasIdCondition: lambda c: engine.HasIdCondition(set(c.has_id)),
+    models.HasIdCondition: lambda c: _has_id(frozenset(c.has_id)),
     models.IsEmptyCondition: lambda c: engine.IsEmptyCondition(c.is_empty.key),
     models.IsNullCondition: lambda c: engine.IsNullCondition(c.is_null.key),
     models.HasVectorCondition: lambda c: engine.HasVectorCondition(c.has_vector),

@@ -111,9 +111,8 @@ def _improve_domain(
     held = rooms.vectors.copies(blue, users) if users else []
     copies, stale, broken = _changes(domain, inputs, originals, held)
 
-    lost = {
-        owner.user_id for owner in entries if owner.key not in rooms.queue.renew(claim, rooms.lease_seconds)
-    }
+    still_held = rooms.queue.renew(claim, rooms.lease_seconds)
+    lost = {owner.user_id for owner in entries if owner.key not in still_held}
     out = lost | broken.keys()
     rooms.vectors.upsert(blue, [copy for copy in copies if copy.user_id not in lost])
     rooms.vectors.delete_copies(blue, [copy for copy in stale if copy.user_id not in out])

@@ -82,7 +82,7 @@ class TorchBasedAdjuster:
         original = batch.parts[rows, real].detach().to(self.device, torch.float64)
         parts = original.clone().requires_grad_()
         moved = torch.zeros_like(part_mask)
-        optimizer = torch.optim.AdamW([parts], lr=self.adjustment_rate, fused=True)
+        optimizer = torch.optim.AdamW([parts], lr=self.adjustment_rate)
         with torch.enable_grad():  # also when the caller has switched gradients off
             for _ in range(self.num_iterations):
                 each = object_similarity(
@@ -92,7 +92,7 @@ class TorchBasedAdjuster:
                 similarity = query_similarity(each, query_mask, info.metric_type)
                 loss = -(weights * similarity**3).sum()
                 (parts.grad,) = torch.autograd.grad(loss, [parts])
-                moved |= parts.grad.ne(0).any(-1)
+                moved |= parts.grad.abs().amax(-1) > 0
                 optimizer.step()
         return torch.where(moved[..., None], parts.detach(), original)
 

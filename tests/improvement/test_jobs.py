@@ -356,7 +356,7 @@ class Interrupting(Counted):
         return Proxy()
 
 
-@pytest.mark.parametrize("after", range(1, 13))
+@pytest.mark.parametrize("after", range(2, 13))  # the first call is the claim itself
 def test_a_store_failing_at_any_call_loses_nothing_and_applies_nothing_twice(world: World, after: int):
     def fail() -> None:
         raise ConnectionError("the store went away")
@@ -366,7 +366,6 @@ def test_a_store_failing_at_any_call_loses_nothing_and_applies_nothing_twice(wor
     interrupted = Interrupting(after, fail)
     with pytest.raises(ConnectionError):
         improve_users(interrupted.around(world.improver), 100)
-    world.rooms.queue.claim(0, 0)
     world.improve()
     assert world.status("s1") == world.status("s2") == ("done", None)
     after_trouble = world.vectors()

@@ -64,6 +64,8 @@ def tensors(batch):
 
 def drift_of(before, after, metric):
     """Measure by another formula than the code, in long double."""
+    if np.array_equal(before, after):
+        return 0.0
     x, y = before.astype(np.longdouble), after.astype(np.longdouble)
     if metric is not MetricType.COSINE:
         return np.sqrt(((y - x) ** 2).sum() / (x**2).sum())
@@ -79,7 +81,7 @@ def test_it_is_a_vectors_adjuster(adjuster):
 @every_space
 @every_adjuster
 @given(inputs=sessions(), limit=st.sampled_from([0.0, 1e-7, 0.01, 0.3, 2.0]), rate=st.booleans())
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 def test_no_part_ever_drifts_farther_than_the_limit(adjuster, space, inputs, limit, rate):
     defaults = (adjuster[0], {}) if rate else adjuster
     batch = evidence_batch(inputs)
@@ -92,7 +94,7 @@ def test_no_part_ever_drifts_farther_than_the_limit(adjuster, space, inputs, lim
 @every_space
 @every_adjuster
 @given(inputs=sessions())
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=8)
 def test_it_is_pure(adjuster, space, inputs):
     batch = evidence_batch(inputs)
     before = {name: tensor.clone() for name, tensor in tensors(batch).items()}
@@ -122,7 +124,7 @@ def test_it_works_where_gradients_are_switched_off_and_leaves_the_switch_alone(a
 @every_space
 @every_adjuster
 @given(inputs=sessions(), shuffle=st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 def test_an_object_depends_on_nothing_else_in_the_batch(adjuster, space, inputs, shuffle):
     it = made(adjuster, space, 3)
     batch = evidence_batch(inputs)
@@ -138,7 +140,7 @@ def test_an_object_depends_on_nothing_else_in_the_batch(adjuster, space, inputs,
 @every_space
 @every_adjuster
 @given(inputs=sessions(), order=st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=8)
 def test_the_order_of_rows_and_of_evidence_changes_nothing(adjuster, space, inputs, order):
     batch = evidence_batch(inputs)
     rows = list(range(len(batch.keys)))
@@ -161,7 +163,7 @@ def test_the_order_of_rows_and_of_evidence_changes_nothing(adjuster, space, inpu
 @every_space
 @every_adjuster
 @given(inputs=sessions(), more=st.integers(1, 3))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 def test_more_padding_never_matters(adjuster, space, inputs, more):
     def pad(tensor, dim, value=0):
         shape = list(tensor.shape)
@@ -188,7 +190,7 @@ def test_more_padding_never_matters(adjuster, space, inputs, more):
 @every_space
 @every_adjuster
 @given(inputs=sessions(), data=st.data())
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=8)
 def test_a_row_without_evidence_comes_back_as_it_was(adjuster, space, inputs, data):
     batch = evidence_batch(inputs)
     count = len(batch.keys)
@@ -203,7 +205,7 @@ def test_a_row_without_evidence_comes_back_as_it_was(adjuster, space, inputs, da
 @every_space
 @every_adjuster
 @given(seed=seeds, parts=st.integers(1, 3))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_a_click_brings_an_object_closer_and_a_skip_never_does(adjuster, space, seed, parts):
     metric, aggregation = space
     rng = np.random.default_rng(seed)
@@ -216,7 +218,7 @@ def test_a_click_brings_an_object_closer_and_a_skip_never_does(adjuster, space, 
 
     before = closeness(torch.from_numpy(rows))
     # at similarity 0 the cube has no slope; next to the query there is no closer
-    assume(0.01 < abs(before) and not (metric is MetricType.COSINE and abs(before) > 0.9))
+    assume(abs(before) > 0.01 and not (metric is MetricType.COSINE and abs(before) > 0.9))
     it = made(adjuster, space, 16)
     assert closeness(it.adjust(one_object(query, rows))[0]) > before
     assert closeness(it.adjust(one_object(query, rows, clicked=False))[0]) < before
