@@ -62,8 +62,8 @@ def _storable_meta(meta: dict[str, Any]) -> dict[str, Any]:
     return meta
 
 
-Identifier = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH), AfterValidator(storable_text)]
-Text = Annotated[str, Field(max_length=MAX_QUERY_LENGTH), AfterValidator(storable_text)]
+Identifier = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+Text = Annotated[str, Field(max_length=MAX_QUERY_LENGTH)]
 Meta = Annotated[dict[str, Any], AfterValidator(_storable_meta)]
 #: Whole UTC seconds since 1970.
 Timestamp = Annotated[int, Field(ge=0, le=MAX_INT)]
@@ -107,7 +107,7 @@ class SessionEvent(Record):
 
     event_id: Identifier
     object_id: Identifier
-    event_type: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(storable_text)] = "click"
+    event_type: Annotated[str, Field(min_length=1, max_length=128)] = "click"
     created_at: Timestamp | None = None
     meta: Meta | None = None
 

@@ -55,7 +55,7 @@ def _conditions(clause: models.Condition | Sequence[models.Condition] | None) ->
 def _condition(condition: Any) -> Any:
     translate = _CONDITIONS.get(type(condition))
     if translate is None:
-        raise Invalid(f"filter: Qdrant Edge has no {type(condition).__name__}")
+        raise Invalid(f"filter: {type(condition).__name__} is not supported on Qdrant Edge")
     return translate(condition)
 
 

@@ -91,14 +91,14 @@ class Search:
             )  # fmt: skip
             return [Shown(hit) for hit in hits], more
         end = offset + limit
-        lists = [
+        mine, baseline = (
             self.vectors.search(
                 domain.name, info, query, end + 1, user_id=user, where=where, max_distance=body.max_distance
             )[0]
             for user in (body.user_id, None)
-        ]
+        )
         seed = session_id or f"{body.user_id}\0{body.search_query}"
-        mixed = interleave(*lists, body.exploration_ratio, seed, end + 1, key=lambda hit: hit.object_id)
+        mixed = interleave(mine, baseline, body.exploration_ratio, seed, end + 1, lambda hit: hit.object_id)
         return [Shown(hit, team) for hit, team in mixed[offset:end]], len(mixed) > end
 
     def _sorted(

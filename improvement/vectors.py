@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from qdrant_client import models
+from qdrant_client.http import models as rest
 
 from improvement.domain import MetricAggregationType, MetricType, SearchIndexInfo
 from improvement.objects import Object, Vectors
@@ -53,7 +54,7 @@ class PointClient(Protocol):
         limit: int = ...,
         with_payload: Any = ...,
         score_threshold: float | None = ...,
-    ) -> models.QueryResponse: ...
+    ) -> rest.QueryResponse: ...
     def count(
         self, collection_name: str, count_filter: Any = ..., exact: bool = ...
     ) -> models.CountResult: ...

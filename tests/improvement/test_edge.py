@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
@@ -28,7 +28,6 @@ DIM = 5
 OBJECTS = 40
 METRICS = [models.Distance.COSINE, models.Distance.DOT, models.Distance.EUCLID]
 MAX_SIM = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
-ALL = models.Filter()
 
 
 def ids(*numbers: int) -> list[str]:
@@ -218,6 +217,13 @@ def by_score(points: list[Any]) -> list[Any]:
     return sorted(points, key=lambda p: (round(p.score, 4), p.id))
 
 
+TAGGED = models.FieldCondition(key="tags", match=models.MatchAny(any=["t0"]))
+NEW = models.FieldCondition(key="payload.new", match=models.MatchValue(value=True))
+NEVER = models.MinShould(conditions=[TAGGED], min_count=2)
+
+
+@example(where=models.Filter(must=[NEW]), seed=0, limit=9, multi=False)
+@example(where=models.Filter(must=[TAGGED], min_should=NEVER), seed=0, limit=9, multi=True)
 @settings(deadline=None, max_examples=40)
 @given(where=FILTERS, seed=st.integers(0, 99), limit=st.integers(1, OBJECTS), multi=st.booleans())
 def test_any_filter_finds_what_local_mode_finds(
@@ -456,6 +462,16 @@ def test_a_refused_alias_operation_undoes_the_ones_before_it(edge: EdgeClient) -
     assert edge.collection_exists("live")
 
 
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """Let threads take turns every few instructions, so that they meet in the narrowest places."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("eager_threads")
 def test_a_switch_is_seen_whole_by_every_reader(edge: EdgeClient) -> None:
     for number, name in enumerate(("blue", "green")):
         edge.create_collection(name, vectors_config=space())
@@ -670,8 +686,8 @@ def test_a_folder_belongs_to_one_client_at_a_time(tmp_path: Path) -> None:
     closer = threading.Thread(target=first.close)  # not the thread that opened
     closer.start()
     closer.join()
-    first.close()
     EdgeClient(tmp_path).close()
+    first.close()
 
 
 def test_a_closed_client_says_so(tmp_path: Path) -> None:
@@ -798,6 +814,7 @@ def test_the_write_ahead_log_is_cut_while_the_client_runs(edge: EdgeClient, tmp_
     assert sum(path.stat().st_blocks * 512 for path in logs) < 0.7 * written
 
 
+@pytest.mark.usefixtures("eager_threads")
 def test_many_threads_may_write_search_and_delete_at_once(edge: EdgeClient) -> None:
     edge.create_collection("c", vectors_config=space())
     wrong: list[BaseException] = []

@@ -40,7 +40,7 @@ def test_a_row_never_ends_up_farther_than_the_limit(metric, pair, limit):
     assert limited.dtype == torch.float32
     assert limited.isfinite().all()
     for before, after in zip(original.numpy(), limited.numpy(), strict=True):
-        assert wide_drift(before, after, metric) <= limit
+        assert wide_drift(before, after, metric) <= limit + 1e-17  # long double's own rounding
 
 
 @pytest.mark.parametrize("metric", MetricType)
