@@ -4,12 +4,12 @@ A batch of 128 sessions must cost as many store calls as one session does, but f
 (256 points a request) or read in pages. Calls are counted where they leave: Mongo's wire commands by
 pymongo's monitoring, Qdrant's by a proxy around the client.
 
-Queries are texts that a table lookup embeds: the stores and the adjuster are timed, an embedding model is not.
+Queries are texts, embedded at once by made-up vectors: stores and adjuster are timed, no embedding model.
 """
 
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,10 +17,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import structlog
+import torch
 import typer
 from pymongo import MongoClient, monitoring
 from random_objects import RandomEncoder, random_objects
-from report import Goal, JsonOut, Seed, Strict, finish, machine, progress, quantiles, spread, table
+from report import Goal, JsonOut, Seed, Strict, finish, machine, progress, quantiles, table
 
 from clickstream.improvement_queue import ImprovementQueue, Owner, Request
 from clickstream.records import SearchResult, Session, SessionEvent
@@ -48,7 +49,7 @@ class Calls:
 
     names: Counter[str] = field(default_factory=Counter)
     further: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 class CountedMongo(monitoring.CommandListener):
@@ -176,7 +177,7 @@ class Bench:
         blue = self.rooms.releases.blue(self.domain.name).collection_id
         copies = self.rooms.vectors.copies(blue, [f"{name}-{n}" for n in range(users)])
         calls = Calls(
-            mongo.names + qdrant.names, mongo.further + qdrant.further, mongo.seconds + qdrant.seconds
+            mongo.names + qdrant.names, mongo.further + qdrant.further, mongo.seconds | qdrant.seconds
         )
         return Batch(sessions, users, len(copies), seconds, calls)
 
@@ -246,16 +247,17 @@ def main(
     def middle(values: Sequence[float]) -> float:
         return quantiles(values, 0.5)[0]
 
+    rates = {size: quantiles([b.sessions / b.seconds for b in of], 0, 0.5, 1) for size, of in batches.items()}
     speed = table(
-        f"sessions improved per second: median of {rounds} batches (least to most)",
-        ["sessions a batch", "users", "copies", "sessions/s", "copies/s", "in Mongo", "in Qdrant"],
+        f"sessions improved per second, {rounds} batches of each size",
+        ["batch", "users", "copies", "min", "median", "max", "copies/s", "in Mongo", "in Qdrant"],
         [
             [
                 size,
                 of[0].users,
                 f"{middle([b.copies for b in of]):,.0f}",
-                spread([b.sessions / b.seconds for b in of]),
-                spread([b.copies / b.seconds for b in of]),
+                *(f"{rate:.1f}" for rate in rates[size]),
+                f"{middle([b.copies / b.seconds for b in of]):,.0f}",
                 *(f"{middle([b.calls.seconds[s] / b.seconds for b in of]):.0%}" for s in ("Mongo", "Qdrant")),
             ]
             for size, of in batches.items()
@@ -270,8 +272,8 @@ def main(
 
     steps = {size: sorted({batch.steps for batch in of}) for size, of in batches.items()}
     counted = table(
-        f"store calls per batch; further: the next {CHUNK} points, or the next page, of the same step",
-        ["call", *(f"{size} sessions" for size in sizes)],
+        f"store calls per batch (further: the step's next {CHUNK} points, or next page)",
+        ["call", *(f"batch of {size}" for size in sizes)],
         [
             *([name, *(calls(size, name) for size in sizes)] for name in names),
             ["all", *(f"{middle([b.calls.names.total() for b in batches[size]]):.0f}" for size in sizes)],
@@ -286,6 +288,7 @@ def main(
         "settings": {
             "rounds": rounds, "users": users, "objects": objects, "shown": SHOWN, "plugin": plugin,
             "dimensions": encoder.dimensions, "seed": seed, "chunk": CHUNK,
+            "torch_threads": torch.get_num_threads(),
         },
         "rows": [
             {
@@ -293,10 +296,7 @@ def main(
                 "users": of[0].users,
                 "copies": [b.copies for b in of],
                 "seconds": [round(b.seconds, 4) for b in of],
-                "sessions_per_second": dict(
-                    zip(("min", "median", "max"),
-                        quantiles([b.sessions / b.seconds for b in of], 0, 0.5, 1), strict=True)
-                ),
+                "sessions_per_second": dict(zip(("min", "median", "max"), rates[size], strict=True)),
                 "seconds_in": {s: [round(b.calls.seconds[s], 4) for b in of] for s in ("Mongo", "Qdrant")},
                 "calls": {name: [b.calls.names[name] for b in of] for name in names},
                 "further": {name: [b.calls.further[name] for b in of] for name in names},

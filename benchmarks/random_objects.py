@@ -32,7 +32,7 @@ def random_objects(rng: np.random.Generator, count: int, dimensions: int) -> lis
     ]
 
 
-@dataclass(frozen=True)
+@dataclass
 class RandomEncoder:
     """Gives each text a random direction of its own, in no time: stores are measured, not a model."""
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: progress, machine facts, quantiles, goals, and how a result is printed and kept."""
+"""What the benchmarks share: progress, machine facts, quantiles, and how a result is printed and kept."""
 
 import json
 import os
@@ -57,20 +57,6 @@ def quantiles(values: Sequence[float], *wanted: float) -> list[float]:
     [1.0, 2.0, 4.0]
     """
     return [float(q) for q in np.quantile(values, wanted)]
-
-
-def spread(values: Sequence[float]) -> str:
-    """Write the median and, around it, the least and the most: one noisy run shows.
-
-    >>> spread([1.0, 2.0, 4.0])
-    '2.00 (1.00 to 4.00)'
-    """
-    low, middle, high = quantiles(values, 0, 0.5, 1)
-    return f"{middle:,.{(digits := _digits(middle))}f} ({low:,.{digits}f} to {high:,.{digits}f})"
-
-
-def _digits(value: float) -> int:
-    return 0 if value >= 100 else 1 if value >= 10 else 2
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:

@@ -340,9 +340,14 @@ def run(
 def report(console: Console, result: Mapping[str, Any], relevant: Relevant) -> None:
     """Print the tables."""
     topic = next(t.name for t in TOPICS if QUERY in t.held_out)
-    asked = Table(title=f'"{QUERY}", never clicked by anyone; * is relevant to that user')
-    columns = []
-    for title, found in result["lists"].items():
+    asked = Table(title=f'"{QUERY}", a query nobody typed before (* relevant to that user)')
+    columns: list[list[str]] = []
+    lists = dict(result["lists"])
+    before, newcomer = "everyone, before", f"{NEWCOMER}, after"
+    if lists[before] == lists[newcomer]:  # as it must be: one column for both leaves room for names
+        lists = {f"{before};\n{newcomer}": lists.pop(before), **lists}
+        del lists[newcomer]
+    for title, found in lists.items():
         asked.add_column(title, overflow="fold")
         mine = relevant.get(title.partition(",")[0], {}).get(topic, frozenset())
         columns.append([f"{object_id} *" if object_id in mine else object_id for object_id in found])
@@ -350,7 +355,7 @@ def report(console: Console, result: Mapping[str, Any], relevant: Relevant) -> N
         asked.add_row(*row)
     console.print(asked)
 
-    quality = Table(title=f"held-out nDCG@{JUDGED}: queries that nobody typed while the service learned")
+    quality = Table(title=f"held-out nDCG@{JUDGED}")
     quality.add_column("user")
     for title in ("before", "after", "change"):
         quality.add_column(title, justify="right")

@@ -1,8 +1,7 @@
 """create_app: the whole HTTP service over connected rooms."""
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -37,7 +36,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
 
 
 def create_app(rooms: Rooms) -> FastAPI:
-    """Return the service; it owns ``rooms`` and closes them when it stops."""
+    """Return the service over these rooms; whoever connected them closes them."""
     settings = rooms.settings
     keys = ApiKeys(settings.api_client_keys, settings.api_operator_keys)
     documented = Depends(APIKeyHeader(name="X-API-Key", auto_error=False))  # shows the lock in /docs
@@ -53,14 +52,7 @@ def create_app(rooms: Rooms) -> FastAPI:
         max_events=settings.max_events_per_request,
     )
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        rooms.close()
-
-    app = FastAPI(
-        title="Embedding Studio for Qdrant", version=version("embedding-studio-qdrant"), lifespan=lifespan
-    )
+    app = FastAPI(title="Embedding Studio for Qdrant", version=version("embedding-studio-qdrant"))
     v1 = APIRouter(prefix="/api/v1")
     v1.include_router(create_router(clickstream), dependencies=client)
     v1.include_router(create_ubi_router(clickstream), dependencies=client)

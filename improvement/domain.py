@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from improvement.errors import WrongPlugin
+from improvement.errors import PluginFailed, WrongPlugin
 from improvement.objects import Vectors
 from improvement.selection import SessionSelector
 
@@ -70,7 +70,10 @@ class Encoder(Protocol):
 class VectorsAdjuster(Protocol):
     """Turns originals and evidence into personal vectors; pure: new tensors out, inputs untouched."""
 
-    max_drift: float
+    @property
+    def max_drift(self) -> float:
+        """Farthest a copy may be from its original: radians (cosine) or relative distance (dot, euclid)."""
+        ...
 
     def adjust(self, batch: "EvidenceBatch") -> "torch.Tensor":
         """Return the adjusted parts, same shape and dtype as ``batch.parts``."""
@@ -130,13 +133,21 @@ class SearchDomain:
         return prepare_vectors(vectors, self.search_index_info.metric_type)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embed and prepare texts: float32 (len(texts), D); raises ValueError when the encoder misbehaves."""
+        """Embed and prepare texts: float32 (len(texts), D).
+
+        Raises:
+            PluginFailed: the encoder raised, or returned a wrong shape, NaN or infinity.
+        """
         expected = (len(texts), self.search_index_info.dimensions)
-        vectors = np.asarray(self.encoder.encode(texts), dtype=np.float32)
-        if vectors.shape != expected:
-            raise ValueError(f"encoder: expected an array of shape {expected}, got {vectors.shape}")
-        if not np.isfinite(vectors).all():
-            raise ValueError("encoder: returned NaN or infinity")
+        try:
+            vectors = np.asarray(self.encoder.encode(texts), dtype=np.float32)
+        except Exception as error:  # foreign code may raise anything
+            raise PluginFailed(f"the encoder of domain {self.name!r} raised {error!r}") from error
+        if vectors.shape != expected or not np.isfinite(vectors).all():
+            raise PluginFailed(
+                f"the encoder of domain {self.name!r}: expected finite numbers of shape {expected}, "
+                f"got shape {vectors.shape}"
+            )
         return self.prepare_vectors(vectors)
 
 

@@ -1,12 +1,16 @@
-"""The embedded MongoDB: SecantusDB as a child process that never outlives its parent."""
+"""The embedded stores' processes: SecantusDB as MongoDB, and the whole service as a child process."""
 
+import os
 import shutil
 import socket
 import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
@@ -74,6 +78,48 @@ class EmbeddedMongo:
             self._watcher.stdin.close()
         self._watcher.wait(timeout=START_SECONDS)
         self._log.close()
+
+
+@contextmanager
+def running_service(data_dir: Path, domains: Sequence[str], port: int = 0) -> Iterator[str]:
+    """Run `python -m improvement serve` on a folder and yield its address once it is ready.
+
+    Args:
+        domains: plugins as `module:attribute`.
+        port: 0 takes a free one.
+
+    Raises:
+        Unavailable: it did not become ready in time.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    address = f"http://127.0.0.1:{port}"
+    own = {"DOMAINS": ",".join(domains), "DATA_DIR": str(data_dir)}
+    unset = {"MONGO_URL": "", "REDIS_URL": "", "QDRANT_URL": "", "ENVIRONMENT": "development",
+             "API_CLIENT_KEYS": "", "API_OPERATOR_KEYS": ""}  # fmt: skip
+    with (data_dir / "service.log").open("ab") as log:
+        service = subprocess.Popen(
+            [sys.executable, "-m", "improvement", "serve", "--host", "127.0.0.1", "--port", str(port)],
+            env=os.environ | unset | own, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 2 * START_SECONDS
+            while not _answers(f"{address}/readyz"):
+                if service.poll() is not None or time.monotonic() > deadline:
+                    raise Unavailable(f"the service did not start; see {log.name}")
+                time.sleep(0.1)
+            yield address
+        finally:
+            service.terminate()
+            service.wait(timeout=START_SECONDS)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
 
 
 def watch(command: list[str]) -> int:

@@ -5,6 +5,7 @@ StudioError
 ├── NotFound           an object, session, collection or release that is not there; HTTP 404
 ├── Conflict           refused in the present state, e.g. deleting the blue collection; HTTP 409
 ├── Unavailable        a store does not answer, or a folder belongs to another process; HTTP 503
+├── PluginFailed       an encoder raised or answered nonsense; HTTP 500
 └── WrongPlugin        a domain that cannot be used; stops start-up
 """
 
@@ -27,6 +28,10 @@ class Conflict(StudioError):
 
 class Unavailable(StudioError):
     """A store does not answer, or is held by another process; trying again later can help."""
+
+
+class PluginFailed(StudioError):
+    """A plugin's encoder raised, or returned something else than it promised."""
 
 
 class WrongPlugin(StudioError):

@@ -176,7 +176,7 @@ def _match(raw: Any, place: _Place) -> Any:
         value = _scalar(value, place)
     elif name in {"any", "except"}:
         texts = [isinstance(one, str) for one in _list(value, place)]
-        if any(texts) != all(texts):
+        if len(set(texts)) > 1:
             raise place.invalid("only texts or only whole numbers", value)
         read = _text if any(texts) else _whole
         value = [read(one, place.at(i)) for i, one in enumerate(value)]

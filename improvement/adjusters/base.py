@@ -54,7 +54,7 @@ def limit_drift(
 
     COSINE: along the great circle from the original to the adjusted row, keeping the adjusted row's length.
     DOT, EUCLID: along the straight line. Rows within the limit come back bit for bit. The original itself
-    comes back where there is no way between: a zero original, a zero or exactly opposite copy.
+    comes back where there is no way between: a zero original; for COSINE a zero or exactly opposite copy.
 
     Args:
         max_drift: radians (COSINE) or a share of the original's length, >= 0; infinity means no limit.

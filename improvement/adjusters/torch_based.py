@@ -106,9 +106,8 @@ def _chunks(batch: "EvidenceBatch") -> "Iterator[torch.Tensor]":
     _, query_vectors, dimensions = batch.queries.shape
     chunk: list[int] = []
     widest = 0
-    for row in sorted(
-        (row for row, count in enumerate(pieces) if count), key=lambda r: (parts[r], pieces[r])
-    ):
+    taught = [row for row, count in enumerate(pieces) if count and parts[row]]
+    for row in sorted(taught, key=lambda row: (parts[row], pieces[row])):
         wider = max(widest, parts[row], pieces[row] * query_vectors)
         if chunk and (len(chunk) + 1) * wider * dimensions > CHUNK:
             yield torch.tensor(chunk)

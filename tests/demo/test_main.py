@@ -188,9 +188,11 @@ def test_the_report_marks_what_is_relevant_to_whom(objects):
     result = play(Service(), objects)
     wanda = TWO_USERS[0]
     mine = next(iter(relevant[wanda]["wait"]))
-    result["lists"] = {"everyone, before": [mine], f"{wanda}, after": [mine]}
-    out = io.StringIO()
-    report(Console(file=out, width=120), result, relevant)
-    assert out.getvalue().count(mine) == 2
-    assert out.getvalue().count(f"{mine} *") == 1
-    assert QUERY in out.getvalue()
+    for newcomer, times in (mine, 2), ("something.else", 2):
+        lists = {"everyone, before": [mine], f"{wanda}, after": [mine], f"{NEWCOMER}, after": [newcomer]}
+        out = io.StringIO()
+        report(Console(file=out, width=120), {**result, "lists": lists}, relevant)
+        assert out.getvalue().count(mine) == times
+        assert out.getvalue().count(f"{mine} *") == 1
+        assert out.getvalue().count(NEWCOMER) == 1
+        assert QUERY in out.getvalue()

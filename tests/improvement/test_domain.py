@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from improvement.adjusters.torch_based import TorchBasedAdjuster
 from improvement.domain import MetricType, SearchIndexInfo, check_domain, prepare_vectors
-from improvement.errors import WrongPlugin
+from improvement.errors import PluginFailed, WrongPlugin
 from tests.support import WordEncoder, make_domain
 
 DOMAIN = make_domain()
@@ -78,5 +78,5 @@ def test_an_encoder_that_misbehaves_is_caught(returned: np.ndarray):
         def encode(self, texts: Any) -> Any:
             return returned
 
-    with pytest.raises(ValueError, match="encoder"):
+    with pytest.raises(PluginFailed, match="encoder"):
         replace(DOMAIN, encoder=Strange()).embed(["text"])

@@ -105,6 +105,11 @@ def test_a_zero_original_stays_and_an_opposite_copy_returns(metric, before, afte
         assert limited.tolist() == [pytest.approx([x * 0.7 for x in before], rel=1e-5)]
 
 
+def test_an_opposite_copy_is_not_turned_into_a_direction_made_of_rounding():
+    original = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 7))).float()
+    assert limit_drift(original, -2 * original, COSINE, 0.3).equal(original)
+
+
 def test_a_copy_of_length_zero_has_no_angle_and_becomes_the_original():
     assert limit_drift(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2), COSINE, 3.0).tolist() == [[1.0, 2.0]]
 
