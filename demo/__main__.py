@@ -1,19 +1,17 @@
 """The main job on real input, through the HTTP API: ``make demo``, or ``python -m demo --help``."""
 
 import json
-import logging
 import random
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import numpy as np
-import structlog
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -24,6 +22,8 @@ from demo.encoding import encode
 from demo.metrics import angles, ndcg_at_k, relevance
 from demo.users import TOPICS, clicked, relevant_objects, visits
 from improvement.domain import load_domain
+from improvement.embedded import running_service
+from improvement.errors import Unavailable
 from improvement.objects import Vectors
 
 DOMAIN = "plugins.stdlib_docs:domain"
@@ -108,11 +108,16 @@ class Api:
         return str(self.call("GET", "/internal/vectordb/collections/get-blue-info")["embedding_model"]["id"])
 
 
-def service(folder: Path) -> AbstractContextManager[str]:
-    """Start the embedded service with the demo's domain; yields its address."""
-    from improvement.embedded import running_service  # not before the arguments are known to be right
-
-    return running_service(folder, domains=[DOMAIN], port=0)
+@contextmanager
+def service(folder: Path) -> Iterator[str]:
+    """Run the embedded service with the demo's domain; yields its address."""
+    try:
+        with running_service(folder, domains=[DOMAIN]) as url:
+            yield url
+    except Unavailable as error:
+        log = folder / "service.log"  # of a folder that may be gone in a moment
+        said = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+        raise SystemExit(f"{error}\n{said}") from error
 
 
 def vectors_of(show: Show, objects: Sequence[StdlibObject]) -> list[Vectors]:
@@ -410,17 +415,16 @@ def main(
     """
     if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise typer.BadParameter(f"{keep} exists and is not an empty folder", param_hint="--keep")
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     console = Console(stderr=as_json)
     show = Show(console)
     started = time.perf_counter()
     max_drift = load_domain(DOMAIN).adjuster.max_drift
     found = stdlib_objects(objects)
     console.print(f"{len(found)} objects of the standard library, {sum(len(o.parts) for o in found)} parts")
-    vectors = vectors_of(show, found)
     with tempfile.TemporaryDirectory(prefix="demo-") as scratch:
         folder = keep or Path(scratch)
         with service(folder) as url, httpx.Client(base_url=url, timeout=120) as http:
+            vectors = vectors_of(show, found)
             result = run(show, Api(http), found, vectors, days, sessions, seed, max_drift)
     report(console, result, relevant_objects(found))
     seconds = round(time.perf_counter() - started, 1)

@@ -1,7 +1,7 @@
-"""Encoding many texts at once: a process per core, one thread each.
+"""Encoding many texts at once: a process per core.
 
-Two threads inside one model are as fast on an idle machine, and four times as slow on a busy one, where they
-wait for each other after every layer. It also makes the vectors independent of the number of cores.
+Threads inside one model are no faster, and on a busy machine many times slower: they wait for each other
+after every layer. Processes also make the vectors independent of the number of cores.
 """
 
 import multiprocessing
@@ -33,18 +33,12 @@ def encode(domain: str, texts: Sequence[str], advance: Callable[[int], object]) 
     rows = np.zeros((len(texts), load_domain(domain).search_index_info.dimensions), np.float32)
     processes = max(1, min(MOST_PROCESSES, os.cpu_count() or 1, len(batches)))
     context = multiprocessing.get_context("spawn")  # forking a process that has threads can deadlock
-    with ProcessPoolExecutor(processes, context, initializer=_use_one_thread) as pool:
+    with ProcessPoolExecutor(processes, context) as pool:
         jobs = [([texts[i] for i in batch], domain) for batch in batches]
         for batch, vectors in zip(batches, pool.map(_encode, jobs), strict=True):
             rows[batch] = vectors
             advance(len(batch))
     return rows
-
-
-def _use_one_thread() -> None:
-    import torch  # in the child only
-
-    torch.set_num_threads(1)
 
 
 def _encode(job: tuple[list[str], str]) -> Vectors:

@@ -16,13 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
-from pydantic_core import to_jsonable_python
 from qdrant_client import models
 from qdrant_client.http.models import QueryResponse  # models.QueryResponse is another class, fastembed's
 
 from improvement.edge_filters import engine, engine_filter
+from improvement.edge_types import (
+    checked_vector,
+    client_id,
+    client_record,
+    done,
+    engine_config,
+    engine_params,
+    engine_point,
+    engine_schema,
+    full_hnsw,
+    wanted,
+)
 from improvement.errors import Conflict, Invalid, NotFound, StudioError, Unavailable
 
 #: Written points after which the engine flushes. A killed process loses nothing either way: an update is in
@@ -139,9 +149,9 @@ class EdgeClient:
             folder = self._root / _folder_name(collection_name)
             shutil.rmtree(folder, ignore_errors=True)  # what an interrupted delete has left
             (folder / "shard").mkdir(parents=True)
-            vectors, hnsw = dict(vectors_config), _hnsw(hnsw_config)
+            vectors, hnsw = dict(vectors_config), full_hnsw(hnsw_config)
             with _translated(collection_name):
-                shard = engine.EdgeShard.create(str(folder / "shard"), _engine_config(vectors, hnsw))
+                shard = engine.EdgeShard.create(str(folder / "shard"), engine_config(vectors, hnsw))
                 shard.flush()
             described = {
                 "name": collection_name,
@@ -205,9 +215,9 @@ class EdgeClient:
     ) -> models.UpdateResult:
         """Index a payload field, given a PayloadSchemaType or the params of one; repeating is allowed."""
         with _translated(collection_name):
-            schema = _engine_schema(field_schema)
+            schema = engine_schema(field_schema)
             self._update(collection_name, engine.UpdateOperation.create_field_index(field_name, schema), 1)
-        return _done()
+        return done()
 
     def update_collection_aliases(self, change_aliases_operations: Sequence[models.AliasOperations]) -> bool:
         """Apply all operations in one atomic switch, or none of them."""
@@ -254,9 +264,9 @@ class EdgeClient:
         with _translated(collection_name):
             # All are checked before the engine sees the first. A bad point would leave a batch half applied,
             # and a ragged multivector panics the engine, again each time the log is replayed: a lost shard.
-            converted = [_engine_point(vectors, point) for point in points]
+            converted = [engine_point(vectors, point) for point in points]
             self._update(collection_name, engine.UpdateOperation.upsert_points(converted), len(converted))
-        return _done()
+        return done()
 
     def delete(self, collection_name: str, points_selector: Any, *, wait: bool = True) -> models.UpdateResult:
         """Delete points by ids (list, PointIdsList) or by Filter, FilterSelector; absent ids are fine."""
@@ -271,7 +281,7 @@ class EdgeClient:
             else:
                 operation = engine.UpdateOperation.delete_points(list(selector))
             self._update(collection_name, operation, 1)
-        return _done()
+        return done()
 
     def retrieve(
         self,
@@ -284,7 +294,8 @@ class EdgeClient:
         shard = self._collection(collection_name).shard
         with _translated(collection_name):
             return [
-                _record(r) for r in shard.retrieve(list(ids), _wanted(with_payload), _wanted(with_vectors))
+                client_record(r)
+                for r in shard.retrieve(list(ids), wanted(with_payload), wanted(with_vectors))
             ]
 
     def scroll(
@@ -306,11 +317,13 @@ class EdgeClient:
                     offset=offset,
                     limit=limit,
                     filter=engine_filter(scroll_filter),
-                    with_payload=_wanted(with_payload),
-                    with_vector=_wanted(with_vectors),
+                    with_payload=wanted(with_payload),
+                    with_vector=wanted(with_vectors),
                 )
             )
-            return [_record(r) for r in records], following if following is None else _id(following)
+            return [client_record(r) for r in records], following if following is None else client_id(
+                following
+            )
 
     def query_points(
         self,
@@ -335,7 +348,7 @@ class EdgeClient:
         with _translated(collection_name):
             nearest = None
             if query is not None:
-                vector = _vector(collection.vectors, using or "", query)
+                vector = checked_vector(collection.vectors, using or "", query)
                 nearest = engine.Query.Nearest(vector, using)
             points = collection.shard.query(
                 engine.QueryRequest(
@@ -343,16 +356,16 @@ class EdgeClient:
                     offset=offset,
                     query=nearest,
                     filter=engine_filter(query_filter),
-                    params=_engine_params(search_params),
+                    params=engine_params(search_params),
                     score_threshold=score_threshold,
-                    with_payload=_wanted(with_payload),
-                    with_vector=_wanted(with_vectors),
+                    with_payload=wanted(with_payload),
+                    with_vector=wanted(with_vectors),
                 )
             )
             # model_construct: the engine's values need no validation, which would cost more than the search.
             found = [
                 models.ScoredPoint.model_construct(
-                    id=_id(p.id), version=p.version, score=p.score, payload=p.payload, vector=p.vector
+                    id=client_id(p.id), version=p.version, score=p.score, payload=p.payload, vector=p.vector
                 )
                 for p in points
             ]
@@ -488,98 +501,3 @@ def _write(path: Path, content: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
-def _hnsw(*diffs: models.HnswConfigDiff | models.HnswConfig | None) -> models.HnswConfig:
-    """Lay settings over Qdrant's defaults, the later over the earlier."""
-    settings: dict[str, Any] = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
-    for diff in diffs:
-        settings |= {} if diff is None else diff.model_dump(exclude_none=True)
-    return models.HnswConfig(**settings)
-
-
-def _engine_hnsw(hnsw: models.HnswConfig) -> Any:
-    return engine.HnswIndexConfig(
-        hnsw.m,
-        hnsw.ef_construct,
-        hnsw.full_scan_threshold,
-        max_indexing_threads=hnsw.max_indexing_threads or 0,
-        payload_m=hnsw.payload_m,
-    )
-
-
-def _engine_config(vectors: Mapping[str, models.VectorParams], hnsw: models.HnswConfig) -> Any:
-    max_sim = engine.MultiVectorConfig(engine.MultiVectorComparator.MaxSim)
-    return engine.EdgeConfig(
-        vectors={
-            name: engine.EdgeVectorParams(
-                params.size,
-                getattr(engine.Distance, params.distance.value),
-                multivector_config=None if params.multivector_config is None else max_sim,
-                hnsw_config=_engine_hnsw(_hnsw(hnsw, params.hnsw_config)),
-            )
-            for name, params in vectors.items()
-        },
-        hnsw_config=_engine_hnsw(hnsw),
-    )
-
-
-def _engine_schema(schema: Any) -> Any:
-    if isinstance(schema, str):  # PayloadSchemaType is one too
-        return getattr(engine.PayloadSchemaType, models.PayloadSchemaType(schema).value.capitalize())
-    # The engine's classes have the names and fields of the client's, but for the tag of the union.
-    return getattr(engine, type(schema).__name__)(**schema.model_dump(exclude_none=True, exclude={"type"}))
-
-
-def _engine_params(params: models.SearchParams | None) -> Any:
-    if params is None:
-        return None
-    return engine.SearchParams(
-        hnsw_ef=params.hnsw_ef, exact=bool(params.exact), indexed_only=bool(params.indexed_only)
-    )
-
-
-def _engine_point(vectors: Mapping[str, models.VectorParams], point: models.PointStruct) -> Any:
-    if not isinstance(point.vector, Mapping):
-        raise Invalid("vector: expected a dict of vector name to vector")
-    named = {name: _vector(vectors, name, value) for name, value in point.vector.items()}
-    return engine.Point(point.id, named, to_jsonable_python(point.payload or {}))
-
-
-def _vector(vectors: Mapping[str, models.VectorParams], name: str, value: Any) -> list[Any]:
-    """Return a vector as the engine takes it, checked: a list, or a list of lists for a multivector."""
-    params = vectors.get(name)
-    if params is None:
-        raise Invalid(f"vector {name!r}: expected one of {sorted(vectors)}")
-    try:
-        with np.errstate(over="ignore"):  # too large becomes infinite, which is told below
-            array = np.asarray(value, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise Invalid(f"vector {name!r}: expected numbers in rows of equal length ({error})") from error
-    if params.multivector_config is not None and array.ndim == 1:
-        array = array[None]
-    rows = (len(array),) if params.multivector_config is not None and array.ndim else ()
-    if array.shape != (*rows, params.size) or 0 in rows:
-        wanted = "(parts, {})" if params.multivector_config is not None else "({},)"
-        raise Invalid(f"vector {name!r}: expected shape {wanted.format(params.size)}, got {array.shape}")
-    if not np.isfinite(array).all():
-        raise Invalid(f"vector {name!r}: expected finite numbers, got NaN or infinity")
-    plain: list[Any] = array.tolist()
-    return plain
-
-
-def _wanted(selector: bool | Sequence[str]) -> bool | list[str]:
-    return selector if isinstance(selector, bool) else list(selector)
-
-
-def _record(record: Any) -> models.Record:
-    return models.Record.model_construct(id=_id(record.id), payload=record.payload, vector=record.vector)
-
-
-def _id(point_id: Any) -> int | str:
-    """Return the engine's id, an int or a UUID, as the server writes it."""
-    return point_id if isinstance(point_id, int) else str(point_id)
-
-
-def _done() -> models.UpdateResult:
-    return models.UpdateResult(operation_id=0, status=models.UpdateStatus.COMPLETED)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from improvement import encoders
 from improvement.domain import Encoder
 from improvement.encoders import MiniLMEncoder
 
@@ -20,12 +21,10 @@ def test_it_is_an_encoder_of_the_domain_port(encoder):
     assert encoder.model_id == "all-MiniLM-L6-v2"
 
 
-def test_no_texts_give_no_rows_and_load_no_model():
-    fresh = MiniLMEncoder()
-    vectors = fresh.encode([])
+def test_no_texts_give_no_rows(encoder):
+    vectors = encoder.encode([])
     assert vectors.shape == (0, 384)
     assert vectors.dtype == np.float32
-    assert fresh._model is None
 
 
 def test_rows_are_unit_vectors_in_the_order_of_the_texts(encoder):
@@ -48,15 +47,29 @@ def test_the_same_texts_give_the_same_bits(encoder):
     np.testing.assert_array_equal(encoder.encode(texts), MiniLMEncoder(batch_size=4).encode(texts))
 
 
-def test_threads_that_race_for_the_first_encode_load_one_model_and_agree(encoder, monkeypatch):
-    loads = []
-    monkeypatch.setattr("improvement.encoders._load", lambda: loads.append(1) or encoder._model)
+def test_threads_that_race_for_the_first_encode_load_one_model_and_agree(encoder):
     expected = encoder.encode(["wait for a thread"])
-    fresh = MiniLMEncoder()
+    encoders._minilm.cache_clear()
+    several = [MiniLMEncoder(), MiniLMEncoder()]
     with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda _: fresh.encode(["wait for a thread"]), range(32)))
-    assert len(loads) == 1
+        answers = list(threads.map(lambda n: several[n % 2].encode(["wait for a thread"]), range(32)))
+    assert encoders._minilm.cache_info().misses == 1
     assert all(np.array_equal(answer, expected) for answer in answers)
+
+
+def test_torch_keeps_its_number_of_threads(encoder):
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        encoder.encode(["one"])
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ValueError):
+            encoder.encode([object()])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_it_is_silent_offline_and_torch_stays_out_until_the_first_encode():

@@ -1,0 +1,229 @@
+"""Events per second over HTTP against raw pymongo insert_many of the same documents on the same server.
+
+Three ways to store a batch of one session's events, each into a database of its own with the same indexes:
+raw is one unordered insert_many, nothing checked; store is ClickstreamStore.push_events in this process, which
+also tells the session that it is active; HTTP is POST /api/v1/clickstream/session/events to the service in a
+process of its own, over one connection that is kept open, JSON made and parsed. The service's worker is idle.
+
+The three take turns batch by batch, so that other work on the machine slows all of them alike.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import typer
+from pymongo import MongoClient
+from report import Goal, JsonOut, Seed, Strict, finish, machine, progress, quantiles, table
+
+from clickstream.records import SearchResult, Session, SessionEvent
+from clickstream.store import ClickstreamStore
+from improvement.embedded import EmbeddedMongo, free_port
+
+#: HTTP events/s over raw events/s that we promise.
+GOAL = 0.5
+#: Results each session shows.
+SHOWN = 20
+#: Seconds the service gets to answer for the first time.
+PATIENCE = 60
+#: The three ways, in the order of the table; also the names of their databases.
+WAYS = ("raw", "store", "http")
+
+#: Seconds of each round, by way.
+Times = dict[str, list[float]]
+
+
+@contextmanager
+def service(mongo_url: str, database: str, folder: Path, max_events: int) -> Iterator[str]:
+    """Run the service as users do, in another process; yields its address."""
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    settings = {
+        "ENVIRONMENT": "development", "HOST": "127.0.0.1", "PORT": str(port), "DATA_DIR": str(folder),
+        "DOMAINS": "plugins.default:domain", "MONGO_URL": mongo_url, "MONGO_DATABASE": database,
+        "REDIS_URL": "", "QDRANT_URL": "", "API_CLIENT_KEYS": "", "API_OPERATOR_KEYS": "",
+        "MAX_EVENTS_PER_REQUEST": str(max_events),
+        # Nothing becomes due while we measure.
+        "SESSION_IDLE_SECONDS": "86400", "IMPROVEMENT_SECONDS_INTERVAL": "86400",
+    }  # fmt: skip
+    with (folder / "service.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "improvement", "serve"],
+            env=os.environ | settings, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while not ready(address):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"the service did not start:\n{(folder / 'service.log').read_text()}")
+                time.sleep(0.1)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(timeout=PATIENCE)
+
+
+def ready(address: str) -> bool:
+    """Say whether every store of the service answers."""
+    try:
+        return httpx.get(f"{address}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def made_up(rng: np.random.Generator, session_id: str, events: int) -> tuple[Session, list[SessionEvent]]:
+    """Return a session and events on what it showed."""
+    now = int(time.time())
+    shown = tuple(SearchResult(object_id=f"object {o}") for o in rng.choice(10_000, SHOWN, replace=False))
+    session = Session(
+        session_id=session_id, search_query="red shoes", search_results=shown, user_id="ann", created_at=now
+    )
+    kinds = rng.choice(["click", "like", "view"], events)
+    return session, [
+        SessionEvent(
+            event_id=f"{session_id}/{n}",
+            object_id=shown[n % SHOWN].object_id,
+            event_type=str(kind),
+            created_at=now,
+        )
+        for n, kind in enumerate(kinds)
+    ]
+
+
+def measure(
+    ways: Mapping[str, Callable[[str, list[SessionEvent]], Callable[[], object]]],
+    sessions: Sequence[tuple[Session, list[SessionEvent]]],
+) -> dict[str, float]:
+    """Store each session's events all ways, taking turns; return the seconds spent by way.
+
+    A way gets its input ready, untimed, and returns the call that is timed.
+    """
+    seconds = dict.fromkeys(ways, 0.0)
+    for number, (session, events) in enumerate(sessions):
+        for place in range(len(WAYS)):  # whoever is first this time is second the next time
+            way = WAYS[(number + place) % len(WAYS)]
+            write = ways[way](session.session_id, events)
+            started = time.perf_counter()
+            write()
+            seconds[way] += time.perf_counter() - started
+    return seconds
+
+
+def run(sizes: Sequence[int], rounds: int, events: int, seed: int) -> dict[int, Times]:
+    """Return the seconds that each round of about ``events`` events took, by batch size and way."""
+    rng = np.random.default_rng(seed)
+    times: dict[int, Times] = {size: {way: [] for way in WAYS} for size in sizes}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        server = EmbeddedMongo(folder / "mongo")
+        stack.callback(server.stop)
+        client: MongoClient[dict[str, Any]] = stack.enter_context(MongoClient(server.url))
+        stores = {way: ClickstreamStore(client[way]) for way in WAYS}
+        for store in stores.values():
+            store.ensure_indexes()
+        address = stack.enter_context(service(server.url, "http", folder, max(sizes)))
+        http = stack.enter_context(httpx.Client(base_url=address, timeout=60))
+        raw = client["raw"]["session_events"]
+
+        def insert_many(session_id: str, of: list[SessionEvent]) -> Callable[[], object]:
+            stored = {"session_id": session_id, "received_at": time.time()}
+            documents = [event.model_dump() | stored for event in of]
+            return lambda: raw.insert_many(documents, ordered=False)
+
+        def push_events(session_id: str, of: list[SessionEvent]) -> Callable[[], object]:
+            pairs = [(session_id, event) for event in of]
+            return lambda: stores["store"].push_events(pairs)
+
+        def post(session_id: str, of: list[SessionEvent]) -> Callable[[], object]:
+            body = {"session_id": session_id, "events": [event.model_dump() for event in of]}
+            return lambda: http.post("/api/v1/clickstream/session/events", json=body).raise_for_status()
+
+        ways = dict(zip(WAYS, (insert_many, push_events, post), strict=True))
+        bars = stack.enter_context(progress())
+        bar = bars.add_task("store events three ways", total=(1 + rounds) * len(sizes))
+        for number in range(-1, rounds):  # the first one warms everything up and is not counted
+            for size in sizes:
+                posts = max(1, round(events / size))
+                sessions = [made_up(rng, f"session {number}/{size}/{post}", size) for post in range(posts)]
+                for store in stores.values():
+                    store.register_many([(session, None) for session, _ in sessions])
+                for way, seconds in measure(ways, sessions).items():
+                    if number >= 0:
+                        times[size][way].append(seconds)
+                bars.advance(bar)
+        stored = {way: client[way]["session_events"].count_documents({}) for way in WAYS}
+        if len(set(stored.values())) > 1:
+            raise SystemExit(f"events stored: {stored}; what was timed is not the same job")
+    return times
+
+
+def main(
+    sizes: Annotated[list[int] | None, typer.Argument(min=1, help="Events in a batch. [100 1000]")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the ratio is the median of theirs.")] = 5,
+    events: Annotated[int, typer.Option(min=1, help="Events of each round, size and way.")] = 5_000,
+    seed: Seed = 7,
+    json_out: JsonOut = None,
+    strict: Strict = False,
+) -> None:
+    """Time the clickstream's way in: sessions' events over HTTP, against raw insert_many.
+
+    Goal: at least half as many events a second over HTTP as raw.
+    """
+    sizes = sorted(set(sizes or (100, 1_000)))
+    facts = machine()
+    times = run(sizes, rounds, events, seed)
+
+    rows = []
+    for size in sizes:
+        number = size * max(1, round(events / size))
+        for way in WAYS:
+            rows.append(
+                {
+                    "batch": size,
+                    "way": way,
+                    "events": number,
+                    "seconds": [round(s, 4) for s in times[size][way]],
+                    "events_per_second": dict(
+                        zip(("min", "median", "max"),
+                            quantiles([number / s for s in times[size][way]], 0, 0.5, 1), strict=True)
+                    ),
+                    "over_raw": [r / s for r, s in zip(times[size]["raw"], times[size][way], strict=True)],
+                }
+            )  # fmt: skip
+    found = table(
+        f"events/s, {rounds} rounds of about {events:,} events; over raw: median (least to most)",
+        ["batch", "way", "min", "median", "max", "over raw"],
+        [
+            [
+                one["batch"] if one["way"] == WAYS[0] else "",
+                one["way"],
+                *(f"{rate:,.0f}" for rate in one["events_per_second"].values()),
+                "{:.2f} ({:.2f} to {:.2f})".format(*quantiles(one["over_raw"], 0.5, 0, 1)),
+            ]
+            for one in rows
+        ],
+    )
+    goals = []
+    for one in rows:
+        if one["way"] == "http":
+            ratio = quantiles(one["over_raw"], 0.5)[0]
+            goals.append(
+                Goal(
+                    f"HTTP events/s over raw >= {GOAL} (batches of {one['batch']})",
+                    f"{ratio:.2f}",
+                    ratio >= GOAL,
+                )
+            )
+    result = {"settings": {"rounds": rounds, "events": events, "seed": seed}, "rows": rows}
+    finish("ingest", facts, [found], result, goals, json_out, strict)
+
+
+if __name__ == "__main__":
+    typer.run(main)
