@@ -1,9 +1,9 @@
 """Events per second over HTTP against raw pymongo insert_many of the same documents on the same server.
 
-Three ways to store a batch of one session's events, each into a database of its own with the same indexes:
-raw is one unordered insert_many, nothing checked; store is ClickstreamStore.push_events in this process, which
-also tells the session that it is active; HTTP is POST /api/v1/clickstream/session/events to the service in a
-process of its own, over one connection that is kept open, JSON made and parsed. The service's worker is idle.
+Three ways to store a batch of one session's events, each into a database of its own with the same indexes.
+raw: one unordered insert_many, nothing checked. store: ClickstreamStore.push_events in this process, which
+also notes that the session is active. http: POST /api/v1/clickstream/session/events to the service, which
+runs in a process of its own with an idle worker, over one kept-open connection, JSON made and parsed.
 
 The three take turns batch by batch, so that other work on the machine slows all of them alike.
 """
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ GOAL = 0.5
 SHOWN = 20
 #: Seconds the service gets to answer for the first time.
 PATIENCE = 60
-#: The three ways, in the order of the table; also the names of their databases.
+#: The three ways, in the order of the table.
 WAYS = ("raw", "store", "http")
 
 #: Seconds of each round, by way.
@@ -68,6 +69,11 @@ def service(mongo_url: str, database: str, folder: Path, max_events: int) -> Ite
         finally:
             process.terminate()
             process.wait(timeout=PATIENCE)
+
+
+def posts(size: int, events: int) -> int:
+    """Return how many batches make about so many events."""
+    return max(1, round(events / size))
 
 
 def ready(address: str) -> bool:
@@ -116,21 +122,32 @@ def measure(
     return seconds
 
 
-def run(sizes: Sequence[int], rounds: int, events: int, seed: int) -> dict[int, Times]:
-    """Return the seconds that each round of about ``events`` events took, by batch size and way."""
+def run(
+    sizes: Sequence[int], rounds: int, events: int, seed: int, mongo_url: str | None = None
+) -> dict[int, Times]:
+    """Return the seconds that each round of about ``events`` events took, by batch size and way.
+
+    Args:
+        mongo_url: a server, on which new databases are made and dropped; None starts an embedded one.
+    """
     rng = np.random.default_rng(seed)
     times: dict[int, Times] = {size: {way: [] for way in WAYS} for size in sizes}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        server = EmbeddedMongo(folder / "mongo")
-        stack.callback(server.stop)
-        client: MongoClient[dict[str, Any]] = stack.enter_context(MongoClient(server.url))
-        stores = {way: ClickstreamStore(client[way]) for way in WAYS}
+        if mongo_url is None:
+            server = EmbeddedMongo(folder / "mongo")
+            stack.callback(server.stop)
+            mongo_url = server.url
+        client: MongoClient[dict[str, Any]] = stack.enter_context(MongoClient(mongo_url))
+        databases = {way: client[f"bench_{uuid.uuid4().hex[:8]}_{way}"] for way in WAYS}
+        for database in databases.values():
+            stack.callback(client.drop_database, database.name)
+        stores = {way: ClickstreamStore(database) for way, database in databases.items()}
         for store in stores.values():
             store.ensure_indexes()
-        address = stack.enter_context(service(server.url, "http", folder, max(sizes)))
+        address = stack.enter_context(service(mongo_url, databases["http"].name, folder, max(sizes)))
         http = stack.enter_context(httpx.Client(base_url=address, timeout=60))
-        raw = client["raw"]["session_events"]
+        raw = databases["raw"]["session_events"]
 
         def insert_many(session_id: str, of: list[SessionEvent]) -> Callable[[], object]:
             stored = {"session_id": session_id, "received_at": time.time()}
@@ -150,24 +167,42 @@ def run(sizes: Sequence[int], rounds: int, events: int, seed: int) -> dict[int, 
         bar = bars.add_task("store events three ways", total=(1 + rounds) * len(sizes))
         for number in range(-1, rounds):  # the first one warms everything up and is not counted
             for size in sizes:
-                posts = max(1, round(events / size))
-                sessions = [made_up(rng, f"session {number}/{size}/{post}", size) for post in range(posts)]
+                names = [f"session {number}/{size}/{post}" for post in range(posts(size, events))]
+                sessions = [made_up(rng, name, size) for name in names]
                 for store in stores.values():
                     store.register_many([(session, None) for session, _ in sessions])
                 for way, seconds in measure(ways, sessions).items():
                     if number >= 0:
                         times[size][way].append(seconds)
                 bars.advance(bar)
-        stored = {way: client[way]["session_events"].count_documents({}) for way in WAYS}
+        stored = {way: of["session_events"].count_documents({}) for way, of in databases.items()}
         if len(set(stored.values())) > 1:
             raise SystemExit(f"events stored: {stored}; what was timed is not the same job")
     return times
+
+
+def row(size: int, way: str, events: int, times: Times) -> dict[str, Any]:
+    """Return one way's events per second, and its share of raw in each round."""
+    number = size * posts(size, events)
+    rates = quantiles([number / seconds for seconds in times[way]], 0, 0.5, 1)
+    return {
+        "batch": size,
+        "way": way,
+        "events": number,
+        "seconds": [round(seconds, 4) for seconds in times[way]],
+        "events_per_second": dict(zip(("min", "median", "max"), rates, strict=True)),
+        "over_raw": [raw / own for raw, own in zip(times["raw"], times[way], strict=True)],
+    }
 
 
 def main(
     sizes: Annotated[list[int] | None, typer.Argument(min=1, help="Events in a batch. [100 1000]")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; the ratio is the median of theirs.")] = 5,
     events: Annotated[int, typer.Option(min=1, help="Events of each round, size and way.")] = 5_000,
+    mongo_url: Annotated[
+        str | None,
+        typer.Option(help="Use this server; databases of ours are made and dropped. [an embedded one]"),
+    ] = None,
     seed: Seed = 7,
     json_out: JsonOut = None,
     strict: Strict = False,
@@ -178,27 +213,11 @@ def main(
     """
     sizes = sorted(set(sizes or (100, 1_000)))
     facts = machine()
-    times = run(sizes, rounds, events, seed)
+    times = run(sizes, rounds, events, seed, mongo_url)
 
-    rows = []
-    for size in sizes:
-        number = size * max(1, round(events / size))
-        for way in WAYS:
-            rows.append(
-                {
-                    "batch": size,
-                    "way": way,
-                    "events": number,
-                    "seconds": [round(s, 4) for s in times[size][way]],
-                    "events_per_second": dict(
-                        zip(("min", "median", "max"),
-                            quantiles([number / s for s in times[size][way]], 0, 0.5, 1), strict=True)
-                    ),
-                    "over_raw": [r / s for r, s in zip(times[size]["raw"], times[size][way], strict=True)],
-                }
-            )  # fmt: skip
+    rows = [row(size, way, events, times[size]) for size in sizes for way in WAYS]
     found = table(
-        f"events/s, {rounds} rounds of about {events:,} events; over raw: median (least to most)",
+        f"events/s, {rounds} rounds of {events:,}; over raw: median (least to most)",
         ["batch", "way", "min", "median", "max", "over raw"],
         [
             [
@@ -221,7 +240,10 @@ def main(
                     ratio >= GOAL,
                 )
             )
-    result = {"settings": {"rounds": rounds, "events": events, "seed": seed}, "rows": rows}
+    result = {
+        "settings": {"rounds": rounds, "events": events, "seed": seed, "embedded": mongo_url is None},
+        "rows": rows,
+    }
     finish("ingest", facts, [found], result, goals, json_out, strict)
 
 

@@ -51,11 +51,7 @@ def progress() -> Progress:
 
 
 def quantiles(values: Sequence[float], *wanted: float) -> list[float]:
-    """Return quantiles, each asked for as a share in 0..1.
-
-    >>> quantiles([1.0, 2.0, 4.0], 0, 0.5, 1)
-    [1.0, 2.0, 4.0]
-    """
+    """Return quantiles, each asked for as a share in 0..1: 0 is the least, 0.5 the median."""
     return [float(q) for q in np.quantile(values, wanted)]
 
 

@@ -178,7 +178,7 @@ def to_ubi(session: RegisteredSession) -> tuple[Document, list[Document]]:
     attributes |= _originals(query_id=session.session_id)
     query: Document = {
         **({} if session.domain is None else {"application": session.domain}),
-        **_texts(meta, ("application", "client_id", "object_id_field")),
+        **_texts(meta, ("application", "client_id", "object_id_field", "query_response_id")),
         "query_id": query_id,
         "user_query": session.search_query,
         "query_response_hit_ids": [result.object_id for result in session.search_results],

@@ -29,8 +29,8 @@ from improvement.objects import Vectors
 DOMAIN = "plugins.stdlib_docs:domain"
 #: A held-out query that means different things to these two, and to someone the service has never seen.
 QUERY, TWO_USERS, NEWCOMER = "wait with a timeout", ("wanda-web", "sam-systems"), "nora-new"
-#: Results judged, and results shown in a session.
-JUDGED, SHOWN = 10, 20
+#: Results judged, results shown in a session, and results printed.
+JUDGED, SHOWN, PRINTED = 10, 20, 6
 #: Objects sent or read at a time.
 OBJECTS = 200
 #: Seconds from a session's start to its first click, and between two clicks; under 10 s would be a bounce.
@@ -270,11 +270,16 @@ def promote_and_roll_back(
     }
 
 
-def newcomer_view(api: Api) -> list[list[tuple[str, float]]]:
-    """Return what someone without history sees for every held-out query."""
+def newcomer_view(show: Show, api: Api, name: str) -> list[list[tuple[str, float]]]:
+    """Return what someone without history sees, ids and distances, for every held-out query."""
     queries = [query for topic in TOPICS for query in topic.held_out]
-    found = (api.search(query, NEWCOMER, JUDGED) for query in queries)
-    return [[(result["object_id"], result["distance"]) for result in results] for results in found]
+    views = []
+    with show.phase(name, len(queries)) as bar:
+        for query in queries:
+            found = api.search(query, NEWCOMER, JUDGED)
+            views.append([(result["object_id"], result["distance"]) for result in found])
+            bar.advance(bar.task_ids[0])
+    return views
 
 
 def run(
@@ -291,8 +296,8 @@ def run(
     relevant = relevant_objects(objects)
     send(show, api, "index the objects", objects, vectors)
 
+    new_before = newcomer_view(show, api, "a new user: before")
     lists = {"everyone, before": ids(api.search(QUERY, NEWCOMER, JUDGED))}
-    new_before = newcomer_view(api)
     before = judge(show, api, "judge: before", relevant)
     shown_to: dict[str, set[str]] = {user_id: set() for user_id in relevant}
     clicks = 0
@@ -305,7 +310,7 @@ def run(
     after = judge(show, api, "judge: after", relevant)
     for user_id in (*TWO_USERS, NEWCOMER):
         lists[f"{user_id}, after"] = ids(api.search(QUERY, user_id, JUDGED))
-    new_after = newcomer_view(api)
+    new_after = newcomer_view(show, api, "a new user: after")
     uploaded = {o.object_id: rows for o, rows in zip(objects, vectors, strict=True)}
     copies, angle = largest_drift(api, shown_to, uploaded)
     releases = promote_and_roll_back(show, api, objects, vectors)
@@ -356,7 +361,7 @@ def report(console: Console, result: Mapping[str, Any], relevant: Relevant) -> N
         asked.add_column(title, overflow="fold")
         mine = relevant.get(title.partition(",")[0], {}).get(topic, frozenset())
         columns.append([f"{object_id} *" if object_id in mine else object_id for object_id in found])
-    for row in zip(*columns, strict=True):
+    for row in list(zip(*columns, strict=True))[:PRINTED]:
         asked.add_row(*row)
     console.print(asked)
 
@@ -428,7 +433,9 @@ def main(
             result = run(show, Api(http), found, vectors, days, sessions, seed, max_drift)
     report(console, result, relevant_objects(found))
     seconds = round(time.perf_counter() - started, 1)
-    console.print(f"{seconds} s in all" + (f"; the data is in {keep}" if keep else ""))
+    console.print(f"{seconds} s in all")
+    if keep:
+        console.print(f"look around in it: DOMAINS={DOMAIN} DATA_DIR={keep} make serve")
     if as_json:
         print(json.dumps({**result, "seconds": {**show.seconds, "all": seconds}}, indent=2))
     raise typer.Exit(0 if result["ok"] else 1)

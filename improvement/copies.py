@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,39 +12,52 @@ from improvement.adjusters.base import limit_drift
 from improvement.domain import SearchDomain
 from improvement.inputs import ImprovementElement, ImprovementInput, evidence_batch
 from improvement.objects import Object, Vectors
-from improvement.selection import SessionSelector
 
 #: (user_id, original's object_id)
 Key = tuple[str, str]
 
 
+@dataclass(frozen=True)
+class UsableSession:
+    """A session that teaches, and which of the objects it showed were clicked and skipped."""
+
+    session: RegisteredSession
+    clicked: Sequence[str]
+    skipped: Sequence[str]
+
+
 def improvement_input(
-    session: RegisteredSession, selector: SessionSelector, query: Vectors, originals: Mapping[str, Object]
+    usable: UsableSession, query: Vectors, originals: Mapping[str, Object], dimensions: int
 ) -> ImprovementInput:
     """Make one usable session's input; shown objects that no longer exist are left out.
 
     Args:
         query: (M, D) the query's vectors, prepared for the domain.
+        dimensions: the domain's D.
 
     Raises:
-        ValueError: the user is unknown, or no clicked object is left.
+        ValueError: no user, no clicked object left, or a query vector of another size or with NaN.
     """
+    session = usable.session
     if session.user_id is None:
         raise ValueError("anonymous: there is no user to make copies for")
+    if query.shape[1] != dimensions or not np.isfinite(query).all():
+        raise ValueError(
+            f"its query vector has shape {query.shape}; expected {dimensions} finite numbers a row"
+        )
     user_id = session.user_id
 
     def elements(object_ids: Iterable[str]) -> list[ImprovementElement]:
         return [ImprovementElement(i, originals[i].parts, user_id) for i in object_ids if i in originals]
 
-    clicked, skipped = selector.split(session)
-    clicked_elements = elements(clicked)
-    if not clicked_elements:
+    clicked = elements(usable.clicked)
+    if not clicked:
         raise ValueError("the clicked objects are no longer in the collection")
     return ImprovementInput(
         session_id=session.session_id,
         query=ImprovementElement(session.session_id, query, user_id),
-        clicked_elements=clicked_elements,
-        non_clicked_elements=elements(skipped),
+        clicked_elements=clicked,
+        non_clicked_elements=elements(usable.skipped),
     )
 
 

@@ -6,7 +6,8 @@ every key of the caller is put below it; inside ``nested`` keys are relative, as
 Embedding Studio's forms say: ``{"term": {"field", "value"}}``, ``{"terms" | "any" | "all": {"field",
 "values"}}``, ``{"match" | "match_phrase" | "wildcard": {"field", "value"}}``, ``{"exists": {"field"}}``,
 ``{"field", "range": {"gte", "lte", "gt", "lt", "eq"}}`` and ``must, should, filter, must_not`` with or
-without ``bool`` around them; the whole may stand in ``{"query": ...}``. What they mean here:
+without ``bool`` around them; the whole may stand in ``{"query": ...}``. Read too are Elasticsearch's shorthand,
+``{"term": {"color": "red"}}``, and the older bare ``{"field", "value"}`` (words for a text). Their meaning:
 
 - ``term``, ``terms``, ``any``, ``all`` compare numbers by value (5 is 5.0), texts and booleans exactly; on a
   list one equal element is enough, except that ``all`` wants every value.
@@ -19,57 +20,40 @@ without ``bool`` around them; the whole may stand in ``{"query": ...}``. What th
 """
 
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import count
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from qdrant_client import models
 
-from clickstream.records import MAX_ID_LENGTH, MAX_INT, storable_text
 from improvement.errors import Invalid
+from improvement.filter_values import (
+    MAX_DEPTH,
+    Place,
+    boolean,
+    bounds_of,
+    key_path,
+    listed,
+    mapping,
+    moment_of,
+    number,
+    one_of,
+    only,
+    said,
+    scalar,
+    text,
+    whole,
+)
 
-#: Filters inside filters.
-MAX_DEPTH = 16
-#: Conditions and groups of conditions in one filter.
-MAX_CONDITIONS = 500
-#: Values in one list of a condition.
-MAX_VALUES = 10_000
 #: Up to here a float holds every whole number.
 _EXACT = 2**53
 
-#: One step of a path: a quoted or a plain name, then any number of [] and [3].
-_STEP = re.compile(r'(?:"([^"\\]+)"|([^."\\]+?))((?:\[[0-9]{0,9}\])*)(?:\.(?!\Z)|\Z)')
 _CLAUSES = ("must", "should", "must_not", "min_should", "filter")
-_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where in the filter we are: what errors call it, what keys are relative to, what is still allowed."""
-
-    path: str
-    prefix: str
-    point_id: Callable[[str], str] | None
-    depth: int
-    seen: Iterator[int]
-
-    def at(self, step: str | int) -> "_Place":
-        name = f"[{step}]" if isinstance(step, int) else f".{step}"
-        return replace(self, path=self.path + name)
-
-    def invalid(self, expected: str, got: Any) -> Invalid:
-        return Invalid(f"{self.path}: expected {expected}, got {_said(got)}")
-
-    def one_more(self) -> None:
-        if next(self.seen) >= MAX_CONDITIONS:
-            raise Invalid(f"{self.path}: expected at most {MAX_CONDITIONS} conditions in all, got more")
-
-
-_Reader = Callable[[Any, _Place], models.Condition]
+_Reader = Callable[[Any, Place], models.Condition]
 _Shape = TypeVar("_Shape", models.GeoBoundingBox, models.GeoRadius, models.GeoPolygon)
 
 
@@ -93,24 +77,24 @@ def parse_filter(raw: Any, point_id: Callable[[str], str]) -> models.Filter | No
     """
     if raw is None:
         return None
-    place = _Place("filter", "payload.", point_id, 0, count())
-    wanted = _mapping(raw, place)
+    place = Place("filter", "payload.", point_id, 0, count())
+    wanted = mapping(raw, place)
     if wanted.keys() == {"query"}:
         place = place.at("query")
-        wanted = _mapping(wanted["query"], place)
+        wanted = mapping(wanted["query"], place)
     return _filter(wanted, place) if wanted else None
 
 
-def _filter(raw: Any, place: _Place) -> models.Filter:
+def _filter(raw: Any, place: Place) -> models.Filter:
     condition = _condition(raw, place)
     return condition if isinstance(condition, models.Filter) else models.Filter(must=[condition])
 
 
-def _condition(raw: Any, place: _Place) -> models.Condition:
+def _condition(raw: Any, place: Place) -> models.Condition:
     place.one_more()
     if place.depth > MAX_DEPTH:
         raise Invalid(f"{place.path}: expected filters nested at most {MAX_DEPTH} deep, got deeper")
-    given = _mapping(raw, place)
+    given = mapping(raw, place)
     place = replace(place, depth=place.depth + 1)
     if "key" in given:
         return _field(given, place)
@@ -118,16 +102,16 @@ def _condition(raw: Any, place: _Place) -> models.Condition:
         return _range_or_exists(given, place)
     form = next((name for name in _FORMS if name in given), None)
     if form is not None:
-        _only(given, (form,), place)
+        only(given, (form,), place)
         return _FORMS[form](given[form], place.at(form))
     if given.keys().isdisjoint(_CLAUSES):
         known = ", ".join(("key", "field", *_FORMS, *_CLAUSES))
-        raise Invalid(f"{place.path}: expected a condition ({known}), got {_said(next(iter(given), given))}")
+        raise Invalid(f"{place.path}: expected a condition ({known}), got {said(next(iter(given), given))}")
     return _clauses(given, place)
 
 
-def _clauses(raw: Any, place: _Place) -> models.Filter:
-    given = _only(_mapping(raw, place), _CLAUSES, place)
+def _clauses(raw: Any, place: Place) -> models.Filter:
+    given = only(mapping(raw, place), _CLAUSES, place)
     at_least = given.get("min_should")
     return models.Filter(
         must=[*_conditions(given, "must", place), *_conditions(given, "filter", place)] or None,
@@ -137,76 +121,76 @@ def _clauses(raw: Any, place: _Place) -> models.Filter:
     )
 
 
-def _conditions(given: Mapping[str, Any], name: str, place: _Place) -> list[models.Condition]:
+def _conditions(given: Mapping[str, Any], name: str, place: Place) -> list[models.Condition]:
     """Read a clause: a list, one condition without a list, or nothing."""
     clause, place = given.get(name), place.at(name)
     if clause is None:
         return []
     if isinstance(clause, Mapping):
         return [_condition(clause, place)]
-    return [_condition(one, place.at(i)) for i, one in enumerate(_list(clause, place))]
+    return [_condition(one, place.at(i)) for i, one in enumerate(listed(clause, place))]
 
 
-def _min_should(raw: Any, place: _Place) -> models.MinShould:
-    given = _only(_mapping(raw, place), ("conditions", "min_count"), place)
+def _min_should(raw: Any, place: Place) -> models.MinShould:
+    given = only(mapping(raw, place), ("conditions", "min_count"), place)
     conditions = _conditions(given, "conditions", place)
     if not conditions:
         raise place.at("conditions").invalid("at least one condition", given.get("conditions"))
     return models.MinShould(
-        conditions=conditions, min_count=_whole(given.get("min_count"), place.at("min_count"), least=1)
+        conditions=conditions, min_count=whole(given.get("min_count"), place.at("min_count"), least=1)
     )
 
 
 # Qdrant's own conditions
 
 
-def _field(given: Mapping[str, Any], place: _Place) -> models.FieldCondition:
-    name = _one_of({k: v for k, v in given.items() if k != "key"}, tuple(_FIELDS), place)
+def _field(given: Mapping[str, Any], place: Place) -> models.FieldCondition:
+    name = one_of({k: v for k, v in given.items() if k != "key"}, tuple(_FIELDS), place)
     read = _FIELDS[name](given[name], place.at(name))
-    return models.FieldCondition(key=_key(given["key"], place.at("key")), **{name: read})
+    return models.FieldCondition(key=key_path(given["key"], place.at("key")), **{name: read})
 
 
-def _match(raw: Any, place: _Place) -> Any:
-    given = _mapping(raw, place)
-    name = _one_of(given, tuple(_MATCHES), place)
+def _match(raw: Any, place: Place) -> Any:
+    given = mapping(raw, place)
+    name = one_of(given, tuple(_MATCHES), place)
     value, place = given[name], place.at(name)
     if name == "value":
         if isinstance(value, float):
             raise place.invalid("a text, a whole number or a boolean (a fraction needs range)", value)
-        value = _scalar(value, place)
+        value = scalar(value, place)
     elif name in {"any", "except"}:
-        texts = [isinstance(one, str) for one in _list(value, place)]
+        texts = [isinstance(one, str) for one in listed(value, place)]
         if len(set(texts)) > 1:
             raise place.invalid("only texts or only whole numbers", value)
-        read = _text if any(texts) else _whole
+        read = text if any(texts) else whole
         value = [read(one, place.at(i)) for i, one in enumerate(value)]
     else:
-        value = _text(value, place)
+        value = text(value, place)
     return _MATCHES[name](**{name: value})
 
 
-def _range(raw: Any, place: _Place) -> models.Range | models.DatetimeRange:
-    given = _bounds(raw, ("gte", "gt", "lte", "lt"), place)
+def _range(raw: Any, place: Place) -> models.Range | models.DatetimeRange:
+    given = bounds_of(raw, ("gte", "gt", "lte", "lt"), place)
     if any(isinstance(bound, str) for bound in given.values()):
-        moments = {name: _moment(bound, place.at(name)) for name, bound in given.items()}
+        moments = {name: moment_of(bound, place.at(name)) for name, bound in given.items()}
         return models.DatetimeRange(**moments)
-    return models.Range(**{name: _number(bound, place.at(name)) for name, bound in given.items()})
+    return models.Range(**{name: number(bound, place.at(name)) for name, bound in given.items()})
 
 
-def _values_count(raw: Any, place: _Place) -> models.ValuesCount:
-    given = _bounds(raw, ("gte", "gt", "lte", "lt"), place)
+def _values_count(raw: Any, place: Place) -> models.ValuesCount:
+    given = bounds_of(raw, ("gte", "gt", "lte", "lt"), place)
     return models.ValuesCount(
-        **{name: _whole(bound, place.at(name), least=0) for name, bound in given.items()}
+        **{name: whole(bound, place.at(name), least=0) for name, bound in given.items()}
     )
 
 
-def _geo_bounding_box(raw: Any, place: _Place) -> models.GeoBoundingBox:
+def _geo_bounding_box(raw: Any, place: Place) -> models.GeoBoundingBox:
     box = _shape(models.GeoBoundingBox, raw, place)
     _on_earth([box.top_left, box.bottom_right], place)
     return box
 
 
-def _geo_radius(raw: Any, place: _Place) -> models.GeoRadius:
+def _geo_radius(raw: Any, place: Place) -> models.GeoRadius:
     circle = _shape(models.GeoRadius, raw, place)
     _on_earth([circle.center], place)
     if not 0 <= circle.radius < math.inf:
@@ -214,7 +198,7 @@ def _geo_radius(raw: Any, place: _Place) -> models.GeoRadius:
     return circle
 
 
-def _geo_polygon(raw: Any, place: _Place) -> models.GeoPolygon:
+def _geo_polygon(raw: Any, place: Place) -> models.GeoPolygon:
     polygon = _shape(models.GeoPolygon, raw, place)
     for ring in (polygon.exterior, *(polygon.interiors or [])):
         _on_earth(ring.points, place)
@@ -223,16 +207,16 @@ def _geo_polygon(raw: Any, place: _Place) -> models.GeoPolygon:
     return polygon
 
 
-def _shape(model: type[_Shape], raw: Any, place: _Place) -> _Shape:
+def _shape(model: type[_Shape], raw: Any, place: Place) -> _Shape:
     try:
-        return model.model_validate(_mapping(raw, place), strict=True)
+        return model.model_validate(mapping(raw, place), strict=True)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        where = "".join("." + _said(step).strip("'") for step in first["loc"])
+        where = "".join("." + said(step).strip("'") for step in first["loc"])
         raise Invalid(f"{place.path}{where}: {first['msg']}") from None
 
 
-def _on_earth(points: list[models.GeoPoint], place: _Place) -> None:
+def _on_earth(points: list[models.GeoPoint], place: Place) -> None:
     for point in points:
         if not (-90 <= point.lat <= 90 and -180 <= point.lon <= 180):
             raise Invalid(
@@ -240,33 +224,33 @@ def _on_earth(points: list[models.GeoPoint], place: _Place) -> None:
             )
 
 
-def _is_empty(raw: Any, place: _Place) -> models.IsEmptyCondition:
+def _is_empty(raw: Any, place: Place) -> models.IsEmptyCondition:
     return models.IsEmptyCondition(is_empty=_payload_field(raw, place))
 
 
-def _is_null(raw: Any, place: _Place) -> models.IsNullCondition:
+def _is_null(raw: Any, place: Place) -> models.IsNullCondition:
     return models.IsNullCondition(is_null=_payload_field(raw, place))
 
 
-def _payload_field(raw: Any, place: _Place) -> models.PayloadField:
-    given = _only(_mapping(raw, place), ("key",), place)
-    return models.PayloadField(key=_key(given.get("key"), place.at("key")))
+def _payload_field(raw: Any, place: Place) -> models.PayloadField:
+    given = only(mapping(raw, place), ("key",), place)
+    return models.PayloadField(key=key_path(given.get("key"), place.at("key")))
 
 
-def _has_id(raw: Any, place: _Place) -> models.Filter:
+def _has_id(raw: Any, place: Place) -> models.Filter:
     if place.point_id is None:
         raise Invalid(f"{place.path}: has_id is about whole objects, expected none inside nested")
-    ids = [_text(one, place.at(i)) for i, one in enumerate(_list(raw, place))]
+    ids = [text(one, place.at(i)) for i, one in enumerate(listed(raw, place))]
     originals = models.HasIdCondition(has_id=[place.point_id(one) for one in ids])
     copies = models.FieldCondition(key="original_id", match=models.MatchAny(any=ids))
     return models.Filter(should=[originals, copies])
 
 
-def _nested(raw: Any, place: _Place) -> models.NestedCondition:
-    given = _only(_mapping(raw, place), ("key", "filter"), place)
+def _nested(raw: Any, place: Place) -> models.NestedCondition:
+    given = only(mapping(raw, place), ("key", "filter"), place)
     inside = replace(place.at("filter"), prefix="", point_id=None)
     nested = models.Nested(
-        key=_key(given.get("key"), place.at("key")), filter=_filter(given.get("filter"), inside)
+        key=key_path(given.get("key"), place.at("key")), filter=_filter(given.get("filter"), inside)
     )
     return models.NestedCondition(nested=nested)
 
@@ -274,35 +258,42 @@ def _nested(raw: Any, place: _Place) -> models.NestedCondition:
 # Embedding Studio's forms
 
 
-def _range_or_exists(given: Mapping[str, Any], place: _Place) -> models.Condition:
+def _range_or_exists(given: Mapping[str, Any], place: Place) -> models.Condition:
     if given.get("range") is None:
-        if given.keys() & {"value", "values"}:
-            raise Invalid(f"{place.path}: expected the kind of query around field, as in {{'term': ...}}")
+        if "values" in given:  # without a name around it, as the published union of models reads it
+            return _terms(given, place)
+        if "value" in given:
+            return _words(given, place) if isinstance(given["value"], str) else _term(given, place)
         return _exists(given, place)
     key, raw = _studio(given, "range", place)
     place = place.at("range")
-    bounds = _bounds(raw, ("gte", "gt", "lte", "lt", "eq"), place)
+    bounds = bounds_of(raw, ("gte", "gt", "lte", "lt", "eq"), place)
     found: list[models.Condition] = []
     if "eq" in bounds:
-        found.append(_equal(key, _number(bounds.pop("eq"), place.at("eq"))))
+        found.append(_equal(key, number(bounds.pop("eq"), place.at("eq"))))
     if bounds:
         found.append(models.FieldCondition(key=key, range=_range(bounds, place)))
     return found[0] if len(found) == 1 else models.Filter(must=found)
 
 
-def _exists(raw: Any, place: _Place) -> models.Filter:
+def _named_range(raw: Any, place: Place) -> models.Condition:
+    key, limits = (None, raw) if "field" in mapping(raw, place) else next(iter(raw.items()), (None, None))
+    return _range_or_exists(raw if key is None else {"field": key, "range": limits}, place)
+
+
+def _exists(raw: Any, place: Place) -> models.Filter:
     key, _ = _studio(raw, None, place)
     field = models.PayloadField(key=key)
     filled = models.Filter(must_not=[models.IsEmptyCondition(is_empty=field)])
     return models.Filter(should=[filled, models.IsNullCondition(is_null=field)])
 
 
-def _term(raw: Any, place: _Place) -> models.FieldCondition:
+def _term(raw: Any, place: Place) -> models.FieldCondition:
     key, value = _studio(raw, "value", place)
-    return _equal(key, _scalar(value, place.at("value")))
+    return _equal(key, scalar(value, place.at("value")))
 
 
-def _terms(raw: Any, place: _Place) -> models.Condition:
+def _terms(raw: Any, place: Place) -> models.Condition:
     key, values = _studio_values(raw, place)
     texts = [value for value in values if isinstance(value, str)]
     found = [_equal(key, value) for value in values if not isinstance(value, str)]
@@ -313,26 +304,26 @@ def _terms(raw: Any, place: _Place) -> models.Condition:
     return models.Filter(should=list(found))
 
 
-def _all(raw: Any, place: _Place) -> models.Condition:
+def _all(raw: Any, place: Place) -> models.Condition:
     key, values = _studio_values(raw, place)
     for _ in values:
         place.one_more()
     return models.Filter(must=[_equal(key, value) for value in values])
 
 
-def _words(raw: Any, place: _Place) -> models.FieldCondition:
+def _words(raw: Any, place: Place) -> models.FieldCondition:
     key, value = _studio(raw, "value", place)
-    return models.FieldCondition(key=key, match=models.MatchText(text=_text(value, place.at("value"))))
+    return models.FieldCondition(key=key, match=models.MatchText(text=text(value, place.at("value"))))
 
 
-def _phrase(raw: Any, place: _Place) -> models.FieldCondition:
+def _phrase(raw: Any, place: Place) -> models.FieldCondition:
     key, value = _studio(raw, "value", place)
-    return models.FieldCondition(key=key, match=models.MatchPhrase(phrase=_text(value, place.at("value"))))
+    return models.FieldCondition(key=key, match=models.MatchPhrase(phrase=text(value, place.at("value"))))
 
 
-def _wildcard(raw: Any, place: _Place) -> models.FieldCondition:
+def _wildcard(raw: Any, place: Place) -> models.FieldCondition:
     key, value = _studio(raw, "value", place)
-    pattern = _text(value, place.at("value"))
+    pattern = text(value, place.at("value"))
     start = pattern.removesuffix("*")
     if set(start) & set("*?\\"):
         raise place.at("value").invalid("'text' or 'text*' (Qdrant has no other pattern)", pattern)
@@ -348,152 +339,37 @@ def _equal(key: str, value: Any) -> models.FieldCondition:
     return models.FieldCondition(key=key, match=models.MatchValue(value=value))
 
 
-def _studio(raw: Any, value_name: str | None, place: _Place) -> tuple[str, Any]:
+def _studio(raw: Any, value_name: str | None, place: Place) -> tuple[str, Any]:
     """Return the key and the value of one of Embedding Studio's queries."""
     names = ("field", "force_not_payload", *([] if value_name is None else [value_name]))
-    given = _only(_mapping(raw, place), names, place)
+    given = mapping(raw, place)
+    if value_name and len(given) == 1 and "field" not in given:  # Elasticsearch's shorthand
+        [(name, value)] = given.items()
+        return key_path(name, place), value
+    given = only(given, names, place)
     outside = given.get("force_not_payload")
     if outside is not None and outside is not False:
         raise place.at("force_not_payload").invalid("false (only payload fields can be filtered)", outside)
-    return _key(given.get("field"), place.at("field")), given.get(value_name) if value_name else None
+    return key_path(given.get("field"), place.at("field")), given.get(value_name) if value_name else None
 
 
-def _studio_values(raw: Any, place: _Place) -> tuple[str, list[Any]]:
+def _studio_values(raw: Any, place: Place) -> tuple[str, list[Any]]:
     key, values = _studio(raw, "values", place)
     place = place.at("values")
-    if not _list(values, place):
+    if not listed(values, place):
         raise place.invalid("at least one value", values)
-    return key, [_scalar(value, place.at(i)) for i, value in enumerate(values)]
+    return key, [scalar(value, place.at(i)) for i, value in enumerate(values)]
 
 
-# Values
-
-
-def _key(raw: Any, place: _Place) -> str:
-    """Return a Qdrant JSON path: dots, [] and [3] keep their meaning, odd names are quoted."""
-    key = _text(raw, place)
-    steps, end = [], 0
-    while step := _STEP.match(key, end):
-        quoted, plain, indices = step.groups()
-        name = quoted or plain
-        steps.append((name if _PLAIN.fullmatch(name) else f'"{name}"') + indices)
-        end = step.end()
-    if end < len(key) or not key or len(key) > MAX_ID_LENGTH:
-        raise place.invalid('a payload path such as color, size.width, items[].price or "odd.name"', raw)
-    return place.prefix + ".".join(steps)
-
-
-def _mapping(raw: Any, place: _Place) -> Mapping[str, Any]:
-    if not isinstance(raw, Mapping):
-        raise place.invalid("an object", raw)
-    return raw
-
-
-def _list(raw: Any, place: _Place) -> list[Any]:
-    if not isinstance(raw, list):
-        raise place.invalid("a list", raw)
-    if len(raw) > MAX_VALUES:
-        raise Invalid(f"{place.path}: expected at most {MAX_VALUES} entries, got {len(raw)}")
-    return raw
-
-
-def _only(given: Mapping[str, Any], names: tuple[str, ...], place: _Place) -> Mapping[str, Any]:
-    unknown = next((name for name in given if name not in names), None)
-    if unknown is not None:
-        raise Invalid(f"{place.path}: expected only {', '.join(names)}, got {_said(unknown)}")
-    return given
-
-
-def _one_of(given: Mapping[str, Any], names: tuple[str, ...], place: _Place) -> str:
-    _only(given, names, place)
-    present = [name for name in given if given[name] is not None]
-    if len(present) != 1:
-        raise Invalid(f"{place.path}: expected one of {', '.join(names)}, got {', '.join(present) or 'none'}")
-    return present[0]
-
-
-def _bounds(raw: Any, names: tuple[str, ...], place: _Place) -> dict[str, Any]:
-    given = _only(_mapping(raw, place), names, place)
-    bounds = {name: bound for name, bound in given.items() if bound is not None}
-    if not bounds:
-        raise Invalid(f"{place.path}: expected at least one of {', '.join(names)}, got none")
-    return bounds
-
-
-def _text(raw: Any, place: _Place) -> str:
-    if not isinstance(raw, str):
-        raise place.invalid("a text", raw)
-    try:
-        return storable_text(raw)
-    except ValueError as error:
-        raise Invalid(f"{place.path}: {error}") from None
-
-
-def _whole(raw: Any, place: _Place, least: int = -MAX_INT - 1) -> int:
-    if not isinstance(raw, int) or isinstance(raw, bool) or not least <= raw <= MAX_INT:
-        smallest = "of 64 bits" if least < 0 else f">= {least}"
-        raise place.invalid(f"a whole number {smallest}", raw)
-    return raw
-
-
-def _number(raw: Any, place: _Place) -> float:
-    fits = isinstance(raw, int) and not isinstance(raw, bool) and abs(raw) <= MAX_INT
-    if not fits and not (isinstance(raw, float) and math.isfinite(raw)):
-        raise place.invalid("a finite number", raw)
-    return float(raw)
-
-
-def _scalar(raw: Any, place: _Place) -> str | int | float | bool:
-    if isinstance(raw, str):
-        return _text(raw, place)
-    if isinstance(raw, bool):
-        return raw
-    if isinstance(raw, int):
-        return _whole(raw, place)
-    if isinstance(raw, float):
-        return _number(raw, place)
-    raise place.invalid("a text, a number or a boolean", raw)
-
-
-def _boolean(raw: Any, place: _Place) -> bool:
-    if not isinstance(raw, bool):
-        raise place.invalid("true or false", raw)
-    return raw
-
-
-def _moment(raw: Any, place: _Place) -> datetime:
-    expected = "dates and times as ISO 8601 texts (without an offset: UTC), or only numbers"
-    if not isinstance(raw, str):
-        raise place.invalid(expected, raw)
-    try:
-        moment = datetime.fromisoformat(raw)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise place.invalid(expected, raw) from None
-
-
-def _said(value: Any) -> str:
-    """Name a stranger's value so that any log and any JSON can hold it."""
-    if isinstance(value, str):
-        return ascii(value if len(value) <= 40 else value[:40] + "...")
-    if isinstance(value, bool) or value is None:
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, int):
-        return str(value) if abs(value) <= MAX_INT else "a huge whole number"
-    if isinstance(value, float):
-        return repr(value)
-    return "a list" if isinstance(value, list) else "an object" if isinstance(value, Mapping) else "a value"
-
-
-_FIELDS: dict[str, Callable[[Any, _Place], Any]] = {
+_FIELDS: dict[str, Callable[[Any, Place], Any]] = {
     "match": _match,
     "range": _range,
     "values_count": _values_count,
     "geo_bounding_box": _geo_bounding_box,
     "geo_radius": _geo_radius,
     "geo_polygon": _geo_polygon,
-    "is_empty": _boolean,
-    "is_null": _boolean,
+    "is_empty": boolean,
+    "is_null": boolean,
 }
 
 _MATCHES: dict[str, Callable[..., Any]] = {
@@ -520,5 +396,6 @@ _FORMS: dict[str, _Reader] = {
     "match": _words,
     "match_phrase": _phrase,
     "wildcard": _wildcard,
+    "range": _named_range,
     "exists": _exists,
 }

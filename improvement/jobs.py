@@ -10,7 +10,7 @@ import structlog
 from clickstream.improvement_queue import Claim, Entry, ImprovementQueue, Outcome, Owner, Request, Status
 from clickstream.records import QueryVector, RegisteredSession
 from clickstream.store import ClickstreamStore
-from improvement.copies import Key, improvement_input, personal_copies, revisions
+from improvement.copies import Key, UsableSession, improvement_input, personal_copies, revisions
 from improvement.domain import SearchDomain
 from improvement.inputs import ImprovementInput
 from improvement.objects import Object, Vectors
@@ -61,8 +61,11 @@ def improve_users(rooms: Improver, limit: int) -> int:
             entries = {owner: of for owner, of in claim.entries.items() if owner.domain == name}
             outcomes |= _improve_domain(rooms, claim, name, entries)
         rooms.queue.finish(claim, outcomes)
-    except BaseException:  # a store failed, or the time limit struck: nobody's session is to blame
+    except Exception:  # a store failed: no session is to blame
         rooms.queue.forgive(claim)
+        raise
+    except BaseException:  # the time limit struck: somebody's session may be, so the attempt counts
+        rooms.queue.give_back(claim)
         raise
     owners = {entry.entry_id: entry.owner for of in claim.entries.values() for entry in of}
     for entry_id, outcome in outcomes.items():
@@ -76,35 +79,14 @@ def _improve_domain(
 ) -> dict[str, Outcome]:
     """Bring the copies of these users in line with their evidence."""
     pending = {entry.session_id: entry for of in entries.values() for entry in of if entry.session_id}
-    rebuilds = [entry for of in entries.values() for entry in of if entry.session_id is None]
     domain = rooms.domains.get(name)
     if domain is None:
         unknown = Outcome(Status.FAILED, f"domain {name!r} is not configured")
         return {entry.entry_id: unknown for of in entries.values() for entry in of}
-    exhausted = {s for s, entry in pending.items() if entry.attempts > rooms.max_attempts}
-    taught = rooms.queue.taught_by(owner for owner in entries if owner.user_id is not None)
-    wanted = {s for of in taught.values() for s in of} | set(pending)
-    sessions = rooms.clickstream.sessions(wanted - exhausted)
-
-    verdicts = {s: Outcome(Status.FAILED, f"given up after {rooms.max_attempts} attempts") for s in exhausted}
-    known = {session.session_id for session in sessions}
-    for session_id in pending.keys() - known - exhausted:
-        verdicts[session_id] = Outcome(Status.FAILED, "session not found")
-    usable = []
-    for session in sessions:
-        try:
-            selection = domain.selector.select(session)
-        except Exception as error:  # plugin code: one session's trouble stays its own
-            verdicts[session.session_id] = _failed(error)
-            continue
-        if selection.usable:
-            usable.append(session)
-        else:
-            verdicts[session.session_id] = Outcome(Status.SKIPPED, selection.reason)
-
-    queries = _query_vectors(rooms.clickstream, domain, usable, verdicts)
+    usable, verdicts = _select(rooms, domain, entries, pending)
+    queries = _query_vectors(rooms.clickstream, domain, [one.session for one in usable], verdicts)
     blue = rooms.releases.blue(name).collection_id
-    shown = {o for s in usable if s.session_id in queries for o in (*_flat(domain.selector.split(s)),)}
+    shown = {o for one in usable if one.session.session_id in queries for o in (*one.clicked, *one.skipped)}
     originals = rooms.vectors.find(blue, shown)
     inputs = _inputs(domain, usable, queries, originals, verdicts)
     users = [owner.user_id for owner in entries if owner.user_id is not None]
@@ -113,24 +95,48 @@ def _improve_domain(
 
     still_held = rooms.queue.renew(claim, rooms.lease_seconds)
     lost = {owner.user_id for owner in entries if owner.key not in still_held}
-    out = lost | broken.keys()
     rooms.vectors.upsert(blue, [copy for copy in copies if copy.user_id not in lost])
-    rooms.vectors.delete_copies(blue, [copy for copy in stale if copy.user_id not in out])
+    rooms.vectors.delete_copies(blue, [copy for copy in stale if copy.user_id not in lost | broken.keys()])
     lost |= _overtaken(rooms, name, blue, originals, copies)
     log.info("users improved", domain=name, users=len(users), copies=len(copies), removed=len(stale))
     rooms.metrics.copies.labels(name, "written").inc(len(copies))
     rooms.metrics.copies.labels(name, "deleted").inc(len(stale))
 
-    outcomes = {}
-    for session_id, entry in pending.items():
-        if entry.owner.user_id in lost:
-            continue  # stays pending: whoever holds the user now, or the next claim, does it again
-        verdict = verdicts.get(session_id) or broken.get(entry.owner.user_id) or Outcome(Status.DONE)
-        outcomes[entry.entry_id] = verdict
-    for entry in rebuilds:
-        if entry.owner.user_id not in lost:
-            outcomes[entry.entry_id] = broken.get(entry.owner.user_id) or Outcome(Status.DONE)
-    return outcomes
+    # The lost stay pending: whoever holds them now, or the next claim, does them again.
+    kept = {owner: of for owner, of in entries.items() if owner.user_id not in lost}
+    done = Outcome(Status.DONE)
+    return {
+        entry.entry_id: verdicts.get(entry.session_id or "") or broken.get(owner.user_id) or done
+        for owner, of in kept.items()
+        for entry in of
+    }
+
+
+def _select(
+    rooms: Improver,
+    domain: SearchDomain,
+    entries: Mapping[Owner, Sequence[Entry]],
+    pending: Mapping[str, Entry],
+) -> tuple[list[UsableSession], dict[str, Outcome]]:
+    """Read everything these users were ever shown; return what teaches, and why the rest does not."""
+    exhausted = {s for s, entry in pending.items() if entry.attempts > rooms.max_attempts}
+    taught = rooms.queue.taught_by(owner for owner in entries if owner.user_id is not None)
+    wanted = {s for of in taught.values() for s in of} | set(pending)
+    sessions = rooms.clickstream.sessions(wanted - exhausted)
+    verdicts = {s: Outcome(Status.FAILED, f"given up after {rooms.max_attempts} attempts") for s in exhausted}
+    for session_id in pending.keys() - exhausted - {session.session_id for session in sessions}:
+        verdicts[session_id] = Outcome(Status.FAILED, "session not found")
+    usable = []
+    for session in sorted(sessions, key=lambda s: (s.created_at or 0, s.session_id)):
+        try:
+            selection = domain.selector.select(session)
+            if selection.usable:
+                usable.append(UsableSession(session, *domain.selector.split(session)))
+            else:
+                verdicts[session.session_id] = Outcome(Status.SKIPPED, selection.reason)
+        except Exception as error:  # plugin code: one session's trouble stays its own
+            verdicts[session.session_id] = _failed(error)
+    return usable, verdicts
 
 
 def _query_vectors(
@@ -181,20 +187,20 @@ def _encode(
 
 def _inputs(
     domain: SearchDomain,
-    sessions: Iterable[RegisteredSession],
+    sessions: Iterable[UsableSession],
     queries: Mapping[str, Vectors],
     originals: Mapping[str, Object],
     verdicts: dict[str, Outcome],
 ) -> list[ImprovementInput]:
     inputs = []
-    for session in sorted(sessions, key=lambda s: (s.created_at or 0, s.session_id)):
-        query = queries.get(session.session_id)
+    for one in sessions:
+        query = queries.get(one.session.session_id)
         if query is None:
             continue
         try:
-            inputs.append(improvement_input(session, domain.selector, query, originals))
+            inputs.append(improvement_input(one, query, originals, domain.search_index_info.dimensions))
         except ValueError as error:
-            verdicts[session.session_id] = Outcome(Status.SKIPPED, str(error))
+            verdicts[one.session.session_id] = Outcome(Status.SKIPPED, str(error))
     return inputs
 
 
@@ -286,7 +292,3 @@ def run_improvement(rooms: Improver, limit: int, idle_seconds: float) -> int:
 
 def _failed(error: Exception) -> Outcome:
     return Outcome(Status.FAILED, f"{type(error).__name__}: {error}")
-
-
-def _flat(pair: tuple[list[str], list[str]]) -> Iterable[str]:
-    return (*pair[0], *pair[1])

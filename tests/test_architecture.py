@@ -14,7 +14,8 @@ PACKAGES = {"clickstream", "improvement", "plugins", "worker", "demo", "benchmar
 FLOORS: dict[str, int] = {
     "errors": 0, "objects": 0, "selection": 0, "settings": 0, "telemetry": 0, "interleaving": 0,
     "domain": 1, "encoders": 1, "inputs": 1, "similarity": 2, "background": 1, "embedded": 1,
-    "adjusters.base": 3, "adjusters.torch_based": 4, "filters": 2, "edge": 3, "edge_types": 2, "edge_filters": 1,
+    "adjusters.base": 3, "adjusters.torch_based": 4, "filters": 2, "edge": 3, "edge_types": 2,
+    "edge_filters": 1, "filter_values": 1,
     "vectors": 3, "releases": 4, "schemas": 4, "copies": 5, "promotion": 5, "security": 1,
     "catalogue": 5, "search": 5, "jobs": 6, "wiring": 7, "routes": 8, "api": 9, "__main__": 10,
 }  # fmt: skip

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
 from improvement.errors import Invalid
-from improvement.filters import MAX_CONDITIONS, MAX_DEPTH, MAX_VALUES, parse_filter
+from improvement.filter_values import MAX_CONDITIONS, MAX_DEPTH, MAX_VALUES
+from improvement.filters import parse_filter
 from improvement.vectors import point_id
 
 Json = Any
@@ -323,6 +324,27 @@ def test_numbers_are_one_kind_in_embedding_studio_and_two_in_qdrant():
     huge = 2**62 + 1
     where = parse_filter({"term": {"field": "a", "value": huge}}, point_id)
     assert found_by(where, [{"a": huge}, {"a": huge + 1}]) == {0}
+
+
+@pytest.mark.parametrize(
+    ("condition", "texts"),
+    [
+        ({"match": {"field": "t", "value": "RED shoe"}}, {"red shoe", "Shoe, red", "a red old shoe"}),
+        ({"match_phrase": {"field": "t", "value": "Red shoe"}}, {"red shoe"}),
+        ({"wildcard": {"field": "t", "value": "red*"}}, {"red shoe", "redshoe"}),
+        ({"wildcard": {"field": "t", "value": "red shoe"}}, {"red shoe"}),
+        ({"wildcard": {"field": "t", "value": "*"}}, {"red shoe", "Shoe, red", "a red old shoe", "redshoe"}),
+        ({"key": "t", "match": {"text": "shoe red"}}, {"red shoe", "Shoe, red", "a red old shoe"}),
+        ({"key": "t", "match": {"text_any": "blue red"}}, {"red shoe", "Shoe, red", "a red old shoe"}),
+        ({"key": "t", "match": {"phrase": "shoe red"}}, {"Shoe, red"}),
+        ({"key": "t", "match": {"prefix": "a red"}}, {"a red old shoe"}),
+        ({"key": "t", "match": {"except": ["redshoe", "red shoe"]}}, {"Shoe, red", "a red old shoe"}),
+    ],
+)
+def test_texts_are_matched_by_words_by_phrase_or_by_their_beginning(condition: Json, texts: set[str]):
+    every = ["red shoe", "Shoe, red", "a red old shoe", "redshoe"]
+    found = found_by(parse_filter(condition, point_id), [{"t": text} for text in every] + [{"t": None}, {}])
+    assert {every[i] for i in found} == texts
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dramatiq.middleware import TimeLimitExceeded
 
 from clickstream.improvement_queue import Owner, Request, Status
 from clickstream.records import QueryVector, RegisteredSession
@@ -413,6 +414,54 @@ def test_a_session_that_keeps_killing_its_worker_is_given_up(world: World):
     assert world.status("s") == ("failed", "given up after 5 attempts")
     world.taught("t", "ann", range(5), [3])
     world.improve()
+    assert world.status("t") == ("done", None)
+
+
+def test_a_session_that_outlasts_the_time_limit_is_given_up(world: World):
+    class Endless(Selective):
+        def adjust(self, batch: EvidenceBatch) -> Any:
+            if any(user == "eve" for user, _ in batch.keys):
+                raise TimeLimitExceeded  # what Dramatiq throws into the running thread
+            return self.inner.adjust(batch)
+
+    endless = replace(world.domain, adjuster=Endless(world.domain.adjuster))
+    world.rooms = replace(world.rooms, domains={endless.name: endless})
+    world.taught("e", "eve", range(5), [2])
+    for _ in range(world.improver.max_attempts):
+        with pytest.raises(TimeLimitExceeded):
+            world.improve()
+    world.taught("a", "ann", range(5), [2])
+    world.improve()
+    assert world.status("e") == ("failed", "given up after 5 attempts")
+    assert world.status("a") == ("done", None)
+
+
+def test_a_selector_that_fails_to_split_fails_that_session_alone(world: World):
+    class Torn(SessionSelector):
+        def split(self, session: RegisteredSession) -> tuple[list[str], list[str]]:
+            if session.session_id == "odd":
+                raise RuntimeError("torn")
+            return super().split(session)
+
+    torn = replace(world.domain, selector=Torn())
+    world.rooms = replace(world.rooms, domains={torn.name: torn})
+    world.taught("odd", "ann", range(5), [2])
+    world.taught("even", "ann", range(5), [3])
+    world.improve()
+    assert world.status("odd") == ("failed", "RuntimeError: torn")
+    assert world.status("even") == ("done", None)
+
+
+@pytest.mark.parametrize("vectors", [((1.0, 2.0),), ((float("nan"),) * 16,)])
+def test_a_stored_query_vector_that_cannot_be_used_is_skipped(world: World, vectors: Any):
+    session = make_session("s", "ann", ["o1", "o2"], domain=world.domain.name)
+    world.rooms.clickstream.register(session, QueryVector(model_id="words-v1", vectors=vectors))
+    world.rooms.clickstream.push_events([("s", click("o1"))])
+    world.queue("s", "ann")
+    world.taught("t", "ann", range(5), [3])
+    world.improve()
+    assert world.status("s")[0] == "skipped"
+    assert "its query vector has shape" in str(world.status("s")[1])
     assert world.status("t") == ("done", None)
 
 
