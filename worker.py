@@ -32,8 +32,13 @@ def rooms() -> Rooms:
 
 def improve() -> int:
     """Improve until nothing is free to claim."""
-    from improvement.jobs import run_improvement  # brings torch, which the parent need not load
+    import torch  # here, because the parent process need not load it
 
+    from improvement.jobs import run_improvement
+
+    torch.set_num_threads(
+        1
+    )  # more worker processes, not more threads: on busy cores they wait for each other
     what = improver(rooms())
     return run_improvement(what, settings.improvement_batch_sessions, settings.session_idle_seconds)
 

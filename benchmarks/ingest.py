@@ -8,14 +8,11 @@ runs in a process of its own with an idle worker, over one kept-open connection,
 The three take turns batch by batch, so that other work on the machine slows all of them alike.
 """
 
-import os
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,14 +24,12 @@ from report import Goal, JsonOut, Seed, Strict, finish, machine, progress, quant
 
 from clickstream.records import SearchResult, Session, SessionEvent
 from clickstream.store import ClickstreamStore
-from improvement.embedded import EmbeddedMongo, free_port
+from improvement.embedded import EmbeddedMongo, running_service
 
 #: HTTP events/s over raw events/s that we promise.
 GOAL = 0.5
 #: Results each session shows.
 SHOWN = 20
-#: Seconds the service gets to answer for the first time.
-PATIENCE = 60
 #: The three ways, in the order of the table.
 WAYS = ("raw", "store", "http")
 
@@ -42,46 +37,22 @@ WAYS = ("raw", "store", "http")
 Times = dict[str, list[float]]
 
 
-@contextmanager
-def service(mongo_url: str, database: str, folder: Path, max_events: int) -> Iterator[str]:
+def service(mongo_url: str, database: str, folder: Path, max_events: int) -> AbstractContextManager[str]:
     """Run the service as users do, in another process; yields its address."""
-    address = f"http://127.0.0.1:{(port := free_port())}"
     settings = {
-        "ENVIRONMENT": "development", "HOST": "127.0.0.1", "PORT": str(port), "DATA_DIR": str(folder),
-        "DOMAINS": "plugins.default:domain", "MONGO_URL": mongo_url, "MONGO_DATABASE": database,
-        "REDIS_URL": "", "QDRANT_URL": "", "API_CLIENT_KEYS": "", "API_OPERATOR_KEYS": "",
+        "MONGO_URL": mongo_url,
+        "MONGO_DATABASE": database,
         "MAX_EVENTS_PER_REQUEST": str(max_events),
         # Nothing becomes due while we measure.
-        "SESSION_IDLE_SECONDS": "86400", "IMPROVEMENT_SECONDS_INTERVAL": "86400",
-    }  # fmt: skip
-    with (folder / "service.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "improvement", "serve"],
-            env=os.environ | settings, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
-        try:
-            deadline = time.monotonic() + PATIENCE
-            while not ready(address):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"the service did not start:\n{(folder / 'service.log').read_text()}")
-                time.sleep(0.1)
-            yield address
-        finally:
-            process.terminate()
-            process.wait(timeout=PATIENCE)
+        "SESSION_IDLE_SECONDS": "86400",
+        "IMPROVEMENT_SECONDS_INTERVAL": "86400",
+    }
+    return running_service(folder, ["plugins.default:domain"], environment=settings)
 
 
 def posts(size: int, events: int) -> int:
     """Return how many batches make about so many events."""
     return max(1, round(events / size))
-
-
-def ready(address: str) -> bool:
-    """Say whether every store of the service answers."""
-    try:
-        return httpx.get(f"{address}/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def made_up(rng: np.random.Generator, session_id: str, events: int) -> tuple[Session, list[SessionEvent]]:

@@ -58,11 +58,13 @@ def serve(
 
 def _start_embedded_worker(rooms: Rooms) -> Any:
     """Run the improvement actor in this process and return a function that stops it."""
+    import torch
     from dramatiq import Worker
 
     from improvement.background import declare_improvement
     from improvement.jobs import run_improvement
 
+    torch.set_num_threads(1)  # the other cores are for the searches
     settings, broker = rooms.settings, rooms.broker
     what = improver(rooms)
     broker.add_middleware(ticker(rooms))

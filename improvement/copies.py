@@ -108,32 +108,34 @@ def personal_copies(
     if not torch.isfinite(adjusted).all():
         raise ValueError("the adjuster returned NaN or infinity")
     latest = _latest_sessions(inputs, wanted.keys())
-    copies = []
-    for key, rows, mask in zip(batch.keys, adjusted, batch.part_mask, strict=True):
-        original = originals[key[1]]
-        parts: Vectors = rows[mask].numpy()
-        copies.append(
-            replace(
-                original,
-                object_id=f"{original.object_id}_{key[0]}",
-                parts=parts,
-                average=_average(original, parts, domain),
-                user_id=key[0],
-                original_id=original.object_id,
-                session_id=latest[key],
-                revision=wanted[key],
-            )
+    made = [rows[mask].numpy() for rows, mask in zip(adjusted, batch.part_mask, strict=True)]
+    averages = _averages([originals[o] for _, o in batch.keys], made, domain)
+    return [
+        replace(
+            originals[object_id],
+            object_id=f"{object_id}_{user_id}",
+            parts=parts,
+            average=average,
+            user_id=user_id,
+            original_id=object_id,
+            session_id=latest[user_id, object_id],
+            revision=wanted[user_id, object_id],
         )
-    return copies
+        for (user_id, object_id), parts, average in zip(batch.keys, made, averages, strict=True)
+    ]
 
 
-def _average(original: Object, parts: Vectors, domain: SearchDomain) -> Vectors:
-    """Move the average as the parts' mean moved, and no further than the law allows."""
-    moved = original.mean + (parts.mean(axis=0) - original.parts.mean(axis=0))
-    before, after = (torch.from_numpy(np.asarray(v, np.float32))[None] for v in (original.mean, moved))
-    limited = limit_drift(before, after, domain.search_index_info.metric_type, domain.adjuster.max_drift)
-    average: Vectors = limited[0].numpy()
-    return average
+def _averages(originals: Sequence[Object], made: Sequence[Vectors], domain: SearchDomain) -> Vectors:
+    """Move each average as its parts' mean moved, and no further than the law allows: (N, D)."""
+    before = np.stack([original.mean for original in originals])
+    moved = [
+        parts.mean(axis=0) - original.parts.mean(axis=0)
+        for original, parts in zip(originals, made, strict=True)
+    ]
+    old, new = torch.from_numpy(before), torch.from_numpy(before + np.stack(moved))
+    limited = limit_drift(old, new, domain.search_index_info.metric_type, domain.adjuster.max_drift)
+    averages: Vectors = limited.numpy()
+    return averages
 
 
 def _latest_sessions(inputs: Sequence[ImprovementInput], keys: Collection[Key]) -> dict[Key, str]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
@@ -81,12 +81,15 @@ class EmbeddedMongo:
 
 
 @contextmanager
-def running_service(data_dir: Path, domains: Sequence[str], port: int = 0) -> Iterator[str]:
+def running_service(
+    data_dir: Path, domains: Sequence[str], port: int = 0, environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """Run `python -m improvement serve` on a folder and yield its address once it is ready.
 
     Args:
         domains: plugins as `module:attribute`.
         port: 0 takes a free one.
+        environment: further settings; without them every store is embedded and no key is asked for.
 
     Raises:
         Unavailable: it did not become ready in time.
@@ -100,7 +103,8 @@ def running_service(data_dir: Path, domains: Sequence[str], port: int = 0) -> It
     with (data_dir / "service.log").open("ab") as log:
         service = subprocess.Popen(
             [sys.executable, "-m", "improvement", "serve", "--host", "127.0.0.1", "--port", str(port)],
-            env=os.environ | unset | own, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env=os.environ | unset | own | dict(environment or {}),
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
         try:
             deadline = time.monotonic() + 2 * START_SECONDS

@@ -6,8 +6,8 @@ every key of the caller is put below it; inside ``nested`` keys are relative, as
 Embedding Studio's forms say: ``{"term": {"field", "value"}}``, ``{"terms" | "any" | "all": {"field",
 "values"}}``, ``{"match" | "match_phrase" | "wildcard": {"field", "value"}}``, ``{"exists": {"field"}}``,
 ``{"field", "range": {"gte", "lte", "gt", "lt", "eq"}}`` and ``must, should, filter, must_not`` with or
-without ``bool`` around them; the whole may stand in ``{"query": ...}``. Read too are Elasticsearch's shorthand,
-``{"term": {"color": "red"}}``, and the older bare ``{"field", "value"}`` (words for a text). Their meaning:
+without ``bool`` around them; the whole may stand in ``{"query": ...}``. Read too: Elasticsearch's short form
+``{"term": {"color": "red"}}`` and the older bare ``{"field", "value"}`` (words for a text). Their meaning:
 
 - ``term``, ``terms``, ``any``, ``all`` compare numbers by value (5 is 5.0), texts and booleans exactly; on a
   list one equal element is enough, except that ``all`` wants every value.

@@ -23,7 +23,7 @@ _DISTANCES = {
     MetricType.EUCLID: models.Distance.EUCLID,
 }
 #: Payload fields that filters use, all keyword indexes; user_id is the tenant.
-_INDEXES = ("object_id", "original_id", "original_point")
+_INDEXES = ("object_id", "original_id")
 
 
 class CollectionClient(Protocol):
