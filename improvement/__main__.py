@@ -1,6 +1,8 @@
 """Operator's command line: `python -m improvement --help`."""
 
 import json
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +47,11 @@ def serve(
     with _rooms(**{name: value for name, value in given.items() if value is not None}) as rooms:
         from improvement.api import create_app
 
+        address = f"http://{rooms.settings.host}:{rooms.settings.port}"
+        typer.echo(f"serving {', '.join(rooms.domains)} on {address}, docs at {address}/docs", err=True)
         stop = _start_embedded_worker(rooms) if rooms.settings.redis_url is None else None
+        # uvicorn raises the signal it was stopped by again; as an exit it lets the stores close.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
             uvicorn.run(
                 create_app(rooms), host=rooms.settings.host, port=rooms.settings.port, log_level="warning",

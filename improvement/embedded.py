@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,11 +15,14 @@ from urllib.request import urlopen
 
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+from tenacity import Retrying, stop_after_delay, wait_fixed
 
 from improvement.errors import Unavailable
 
 #: Seconds the child gets to answer its first ping.
 START_SECONDS = 30.0
+#: Seconds in which a predecessor that was killed may still be closing the folder.
+RELEASE_SECONDS = 5.0
 
 
 def free_port() -> int:
@@ -43,19 +47,31 @@ class EmbeddedMongo:
                 "no MONGO_URL is set and SecantusDB is not installed: pip install '.[embedded]'"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        port = free_port()
+        self._program, self._folder = program, folder
         self._log = (folder / "secantusd.log").open("ab")
+        try:
+            for attempt in Retrying(
+                stop=stop_after_delay(RELEASE_SECONDS), wait=wait_fixed(0.5), reraise=True
+            ):
+                with attempt:
+                    self._start()
+        except BaseException:
+            self._log.close()
+            raise
+
+    def _start(self) -> None:
+        port = free_port()
         # The child of our child: `watch` ends it when our end of the pipe closes, even by SIGKILL.
         self._watcher = subprocess.Popen(
-            [sys.executable, "-m", "improvement.embedded", program, "--port", str(port), "--standalone",
-             "--storage-path", str(folder / "db")],
+            [sys.executable, "-m", "improvement.embedded", self._program, "--port", str(port), "--standalone",
+             "--storage-path", str(self._folder / "db")],
             stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, start_new_session=True,
         )  # fmt: skip
         self.url = f"mongodb://127.0.0.1:{port}/?directConnection=true"
         try:
             self._wait()
         except BaseException:
-            self.stop()
+            self._end()
             raise
 
     def _wait(self) -> None:
@@ -69,15 +85,18 @@ class EmbeddedMongo:
                 except PyMongoError as error:
                     if self._watcher.poll() is not None or time.monotonic() > deadline:
                         raise Unavailable(
-                            f"the embedded MongoDB did not start; see {self._log.name} ({error})"
+                            f"the embedded MongoDB did not start; see {self._log.name}"
                         ) from error
 
     def stop(self) -> None:
         """Stop the server and wait until its files are closed."""
+        self._end()
+        self._log.close()
+
+    def _end(self) -> None:
         if self._watcher.stdin is not None:
             self._watcher.stdin.close()
         self._watcher.wait(timeout=START_SECONDS)
-        self._log.close()
 
 
 @contextmanager
@@ -129,8 +148,13 @@ def _answers(url: str) -> bool:
 def watch(command: list[str]) -> int:
     """Run a command until it ends or standard input closes, which is when our parent is gone."""
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    sys.stdin.buffer.read()
-    child.terminate()
+
+    def end_with_parent() -> None:
+        while os.read(0, 4096):  # not sys.stdin, whose lock a thread still reading holds at exit
+            pass
+        child.terminate()
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     return child.wait()
 
 
