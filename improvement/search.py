@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
 from qdrant_client import models
 
 from clickstream.records import QueryVector, SearchResult, Session
-from clickstream.store import ClickstreamStore
+from clickstream.store import ClickstreamStore, SessionFull
 from improvement.domain import SearchDomain
 from improvement.errors import Invalid
 from improvement.filters import parse_filter
@@ -60,7 +61,7 @@ class Search:
         if body.create_session and session_id is not None:
             text = body.search_query if isinstance(body.search_query, str) else ""
             vector = QueryVector(model_id=domain.encoder.model_id, vectors=(tuple(query.tolist()),))
-            self.clickstream.register(_session(domain, body, session_id, text, found), vector)
+            self._register(domain, body, session_id, text, found, vector)
         return answer
 
     def _query(self, domain: SearchDomain, body: SimilaritySearch) -> Vectors:
@@ -137,8 +138,39 @@ class Search:
         shown = [Shown(hit) for hit in hits]
         session_id = body.session_id or (str(uuid.uuid4()) if body.create_session else None)
         if body.create_session and session_id is not None:
-            self.clickstream.register(_session(domain, body, session_id, "", shown))
+            self._register(domain, body, session_id, "", shown)
         return self._answer(body, session_id, shown, more) | {"total_count": total}
+
+    def _register(
+        self,
+        domain: SearchDomain,
+        body: PayloadSearch,
+        session_id: str,
+        text: str,
+        shown: Sequence[Shown],
+        vector: QueryVector | None = None,
+    ) -> None:
+        """Register what was shown; raises Invalid for what no session can hold."""
+        try:
+            session = Session(
+                session_id=session_id,
+                search_query=text,
+                search_results=tuple(
+                    SearchResult(object_id=one.hit.object_id, rank=one.hit.distance, meta=one.meta)
+                    for one in shown
+                ),
+                search_meta=body.meta_info,
+                payload_filter=body.filter,
+                sort_by=body.sort_by.model_dump() if body.sort_by else None,
+                user_id=body.user_id,
+                domain=domain.name,
+            )
+            self.clickstream.register(session, vector)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise Invalid(f"create_session: {first['loc'][0]}: {first['msg']}") from None
+        except SessionFull as error:
+            raise Invalid(str(error)) from error
 
     def _answer(
         self, body: PayloadSearch, session_id: str | None, shown: Sequence[Shown], more: bool
@@ -180,20 +212,3 @@ def by_field(hits: Sequence[Hit], sort_by: SortBy) -> list[Hit]:
     present = [hit for hit in hits if isinstance(value(hit), str | int | float)]
     absent = [hit for hit in hits if not isinstance(value(hit), str | int | float)]
     return sorted(present, key=key, reverse=sort_by.order == "desc") + absent
-
-
-def _session(
-    domain: SearchDomain, body: PayloadSearch, session_id: str, text: str, shown: Sequence[Shown]
-) -> Session:
-    return Session(
-        session_id=session_id,
-        search_query=text,
-        search_results=tuple(
-            SearchResult(object_id=one.hit.object_id, rank=one.hit.distance, meta=one.meta) for one in shown
-        ),
-        search_meta=body.meta_info,
-        payload_filter=body.filter,
-        sort_by=body.sort_by.model_dump() if body.sort_by else None,
-        user_id=body.user_id,
-        domain=domain.name,
-    )

@@ -330,6 +330,13 @@ def test_a_created_session_holds_what_was_shown_and_a_second_page_extends_it(fil
     assert found["search_query"] == "red"
 
 
+def test_what_no_session_can_hold_is_422(filled: httpx.Client):
+    huge = {"should": [{"term": {"field": "color", "value": "x" * 200}}] * 100}
+    request = {"search_query": "red", "limit": 4, "filter": huge}
+    ok(filled.post(SEARCH, json=request))
+    refused(filled.post(SEARCH, json=request | {"create_session": True}), 422, "payload_filter")
+
+
 def test_exploration_mixes_both_lists_and_says_which(filled: httpx.Client, improving: Improver):
     learn(filled, improving)
     request = {"search_query": "red shoes", "limit": 7, "user_id": "ann", "session_id": "fixed"}
