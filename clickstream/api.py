@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from clickstream import ubi
 from clickstream.improvement_queue import ImprovementQueue, Owner, Request
 from clickstream.records import (
+    MAX_INT,
     Identifier,
     Record,
     RegisteredSession,
@@ -194,7 +195,7 @@ def create_internal_router(rooms: ClickstreamRooms) -> APIRouter:
     @router.get("/batch/sessions")
     def get_batch_sessions(
         batch_id: str,
-        after_number: Annotated[int, Query(ge=0)] = 0,
+        after_number: Annotated[int, Query(ge=0, le=MAX_INT)] = 0,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 10,
         events_limit: Annotated[int, Query(ge=0)] = 100,
     ) -> dict[str, Any]:

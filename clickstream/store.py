@@ -92,6 +92,8 @@ class ClickstreamStore:
         Returns:
             The ids of sessions whose further page was refused because they would show too many results.
         """
+        if not sessions:
+            return []
         documents = [self._document(session, vector) for session, vector in sessions]
         first = _first(documents, "_id")
         repeats = insert_new(lambda: self._sessions.bulk_write(list(map(InsertOne, first.values())), False))

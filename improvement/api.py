@@ -32,6 +32,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (StudioError, 500),
     (PyMongoError, 503),
     (ApiException, 503),
+    (Exception, 500),
 )
 
 
@@ -128,7 +129,12 @@ def _answer(status: int) -> Callable[[Request, Exception], Response]:
     def handle(request: Request, error: Exception) -> Response:
         if status >= 500:
             log.error("request failed", path=request.url.path, error=repr(error))
-        detail = str(error) if isinstance(error, StudioError) else f"a store did not do its part: {error}"
+        if isinstance(error, StudioError):
+            detail = str(error)
+        elif status == 503:
+            detail = f"a store did not do its part: {error}"
+        else:
+            detail = "internal error; the service's log has it"
         return _json(status, {"detail": detail[:2_000]})
 
     return handle

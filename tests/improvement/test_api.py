@@ -145,6 +145,18 @@ def test_a_body_that_is_too_large_is_413_declared_or_not(service: httpx.Client, 
     refused(service.post(f"{CLICKSTREAM}/session", content=chunks()), 413, "larger than")
 
 
+@pytest.mark.parametrize("number", [-1, 2**63, "x"])
+def test_a_page_that_no_batch_has_is_422(service: httpx.Client, number: object):
+    release = ok(service.post(f"{CLICKSTREAM}/internal/batch/release", json={"release_id": "r"}))
+    params = {"batch_id": release["batch_id"], "after_number": number}
+    refused(service.get(f"{CLICKSTREAM}/internal/batch/sessions", params=params), 422, "after_number")
+
+
+@pytest.mark.parametrize("path", ["ubi/queries", "ubi/events"])
+def test_no_documents_are_no_error(service: httpx.Client, path: str):
+    assert ok(service.post(f"{V1}/{path}", json=[])) == {"accepted": 0, "rejected": []}
+
+
 def test_batches_are_released_once_and_paged(service: httpx.Client):
     for i in range(5):
         session = {"session_id": f"s{i}", "search_query": "q", "search_results": [{"object_id": "a"}]}
