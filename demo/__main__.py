@@ -231,7 +231,7 @@ def largest_drift(
     copies: Found = []
     for start in range(0, len(names), OBJECTS):
         body = {"embedding_model_id": model_id, "object_ids": names[start : start + OBJECTS]}
-        copies += api.call("POST", "/internal/vectordb/collections/objects/find-by-ids", body)["objects"]
+        copies += api.call("POST", "/internal/vectordb/collections/objects/find-by-ids", body)
     if not copies:
         return 0, 0.0
     # A copy's last part is its average, which a search by the nearest part does not use.

@@ -136,6 +136,7 @@ def collections_router(rooms: Rooms) -> APIRouter:
         return rollback(releases, rooms.queue, rooms.wake, domain).as_json()
 
     @router.get("/collections/list")
+    @router.get("/collections/queries/list")
     @router.get("/queries/list")
     def list_collections(domain: str | None = None) -> dict[str, Any]:
         """List the collections of a domain. Queries are embedded in the same spaces and kept in Mongo."""
@@ -184,13 +185,13 @@ def _collection_objects(router: APIRouter, rooms: Rooms) -> None:
         catalogue(rooms, domain).delete(collection, body.object_ids)
 
     @router.post("/collections/objects/find-by-ids")
-    def find_by_ids(body: CollectionObjectIds) -> dict[str, Any]:
+    def find_by_ids(body: CollectionObjectIds) -> list[dict[str, Any]]:
         """Return objects, and copies by their full name, with their vectors."""
         _, collection = target(body)
-        return {"objects": _found(rooms, collection, body.object_ids)}
+        return _found(rooms, collection, body.object_ids)
 
     @router.post("/collections/objects/find-similar")
-    def find_similar(body: FindSimilar) -> dict[str, Any]:
+    def find_similar(body: FindSimilar) -> list[dict[str, Any]]:
         """Return the nearest originals with their distance."""
         domain, collection = target(body)
         query = checked_vectors([body.query_vector], domain, "query_vector")[0]
@@ -199,13 +200,11 @@ def _collection_objects(router: APIRouter, rooms: Rooms) -> None:
             max_distance=body.max_distance,
         )  # fmt: skip
         found = rooms.vectors.find(collection, [hit.object_id for hit in hits])
-        return {
-            "objects": [
-                object_json(found[hit.object_id]) | {"distance": hit.distance}
-                for hit in hits
-                if hit.object_id in found
-            ]
-        }
+        return [
+            object_json(found[hit.object_id]) | {"distance": hit.distance}
+            for hit in hits
+            if hit.object_id in found
+        ]
 
 
 def catalogue(rooms: Rooms, domain: SearchDomain) -> Catalogue:

@@ -112,18 +112,16 @@ class Service:
 
     def internal_vectordb_collections_objects_find_by_ids(self, body):
         found = {f"{original}_{user}": (original, v) for (user, original), v in self.copies.items()}
-        return {
-            "objects": [
-                {
-                    "original_id": original,
-                    "parts": [
-                        *({"vector": row, "is_average": False} for row in rows.tolist()),
-                        {"vector": rows.mean(axis=0).tolist(), "is_average": True},
-                    ],
-                }
-                for original, rows in (found[i] for i in body["object_ids"] if i in found)
-            ]
-        }
+        return [
+            {
+                "original_id": original,
+                "parts": [
+                    *({"vector": row, "is_average": False} for row in rows.tolist()),
+                    {"vector": rows.mean(axis=0).tolist(), "is_average": True},
+                ],
+            }
+            for original, rows in (found[i] for i in body["object_ids"] if i in found)
+        ]
 
 
 @pytest.fixture(scope="module")

@@ -475,13 +475,13 @@ def test_the_published_object_routes_work_on_a_named_collection(service: httpx.C
         ok(service.post(f"{objects}/upsert", json=model | {"objects": [one, one | {"object_id": "b"}]}))
         is None
     )
-    [found] = ok(service.post(f"{objects}/find-by-ids", json=model | {"object_ids": ["a", "z"]}))["objects"]
+    [found] = ok(service.post(f"{objects}/find-by-ids", json=model | {"object_ids": ["a", "z"]}))
     assert (found["payload"], found["storage_meta"], found["original_id"]) == ({"x": 1}, {"url": "u"}, None)
     similar = model | {"query_vector": axis[0], "limit": 1}
-    [near] = ok(service.post(f"{objects}/find-similar", json=similar))["objects"]
+    [near] = ok(service.post(f"{objects}/find-similar", json=similar))
     assert near["distance"] == pytest.approx(0, abs=1e-6)
     assert ok(service.post(f"{objects}/delete", json=model | {"object_ids": ["a"]})) is None
-    assert ok(service.post(f"{objects}/find-by-ids", json=model | {"object_ids": ["a"]}))["objects"] == []
+    assert ok(service.post(f"{objects}/find-by-ids", json=model | {"object_ids": ["a"]})) == []
     refused(
         service.post(f"{objects}/find-by-ids", json={"embedding_model_id": "?", "object_ids": ["a"]}), 404
     )
@@ -525,7 +525,7 @@ def test_collections_go_blue_back_and_away(filled: httpx.Client, domain: SearchD
     refused(filled.post(f"{collections}/rollback", json={}), 409, "roll back")
     assert ok(filled.post(f"{collections}/delete", json=green)) is None
     refused(filled.get(f"{collections}/get-info", params=green), 404)
-    for path in ("queries/list", "collections/get-blue-query-info"):
+    for path in ("queries/list", "collections/queries/list", "collections/get-blue-query-info"):
         ok(filled.get(f"{VECTORDB}/{path}"))
 
 
