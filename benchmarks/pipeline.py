@@ -167,7 +167,7 @@ class Bench:
         users = self.queue(name, sessions, users, objects)
         self.mongo.calls, self.qdrant.calls = Calls(), Calls()
         started = time.perf_counter()
-        ended = improve_users(self.rooms, sessions)
+        ended = improve_users(self.rooms, sessions).ended
         seconds = time.perf_counter() - started
         mongo, self.mongo.calls = self.mongo.calls, Calls()
         qdrant, self.qdrant.calls = self.qdrant.calls, Calls()

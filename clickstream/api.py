@@ -116,7 +116,7 @@ def create_router(rooms: ClickstreamRooms) -> APIRouter:
         """Stop learning from a session and take back what it taught."""
         if not rooms.store.mark_irrelevant(body.session_id):
             raise HTTPException(404, f"session {body.session_id!r} is not known")
-        rooms.queue.requeue(body.session_id)
+        rooms.queue.requeue([body.session_id])
         rooms.wake()
 
     return router
@@ -173,10 +173,10 @@ def create_internal_router(rooms: ClickstreamRooms) -> APIRouter:
     @router.post("/session/use-for-improvement")
     def use_for_improvement(body: SessionRef) -> None:
         """Queue a session, once until it changes, and wake a worker."""
+        version = rooms.store.version(body.session_id) or 1  # before the session: what comes later is newer
         session = known(rooms, body.session_id)
-        changed_at = rooms.store.last_activity(body.session_id) or rooms.clock()
         owner = Owner(session.domain or rooms.domains[0], session.user_id)
-        rooms.queue.enqueue([Request(body.session_id, owner, changed_at, rooms.prioritize(session))])
+        rooms.queue.enqueue([Request(body.session_id, owner, version, rooms.prioritize(session))])
         rooms.wake()
 
     @router.get("/session/improvement")

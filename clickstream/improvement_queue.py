@@ -48,13 +48,13 @@ class Owner:
 class Request:
     """Ask for a session to be improved; a lower priority goes first.
 
-    ``changed_at`` is when the session last changed: a session that is queued or was improved already is
-    queued again only if it changed since.
+    ``version`` is how often the session changed: a session that is queued or was improved already is queued
+    again only if it changed since.
     """
 
     session_id: str
     owner: Owner
-    changed_at: float
+    version: int
     priority: int = 1
 
 
@@ -126,9 +126,9 @@ class ImprovementQueue:
                 UpdateOne(
                     {
                         "_id": f"session:{r.session_id}",
-                        "$or": [{"changed_at": {"$lt": r.changed_at}}, {"status": Status.FAILED}],
+                        "$or": [{"version": {"$lt": r.version}}, {"status": Status.FAILED}],
                     },
-                    self._pending(r.owner, r.session_id, r.priority, now, changed_at=r.changed_at),
+                    self._pending(r.owner, r.session_id, r.priority, now, r.version),
                     upsert=True,
                 )
                 for r in requests
@@ -142,24 +142,22 @@ class ImprovementQueue:
             [
                 UpdateOne(
                     {"_id": f"rebuild:{owner.key}"},
-                    self._pending(owner, None, priority=0, now=now, changed_at=now),
+                    self._pending(owner, None, priority=0, now=now, version=0),
                     upsert=True,
                 )
                 for owner in set(owners)
             ]
         )
 
-    def requeue(self, session_id: str) -> None:
-        """Queue a session again because it changed; nothing happens if it never was queued."""
-        now = self._clock()
-        self._entries.update_one(
-            {"_id": f"session:{session_id}"},
-            {"$set": {"status": Status.PENDING, "reason": None, "changed_at": now, "attempts": 0},
-             "$inc": {"generation": 1}},
-        )  # fmt: skip
+    def requeue(self, session_ids: Iterable[str]) -> None:
+        """Queue sessions again because they changed; those never queued stay out; one round trip."""
+        self._entries.update_many(
+            {"_id": {"$in": [f"session:{session_id}" for session_id in session_ids]}},
+            {"$set": {"status": Status.PENDING, "reason": None, "attempts": 0}, "$inc": {"generation": 1}},
+        )
 
     def _pending(
-        self, owner: Owner, session_id: str | None, priority: int, now: float, changed_at: float
+        self, owner: Owner, session_id: str | None, priority: int, now: float, version: int
     ) -> Document:
         return {
             "$setOnInsert": {"session_id": session_id, "queued_at": now},
@@ -171,7 +169,7 @@ class ImprovementQueue:
                 "reason": None,
                 "attempts": 0,
                 "priority": priority,
-                "changed_at": changed_at,
+                "version": version,
                 "finished_at": None,
             },
             "$inc": {"generation": 1},
@@ -240,13 +238,11 @@ class ImprovementQueue:
         """Give the claim's leases back; what has no outcome yet is free for the next worker."""
         self._leases.delete_many({"token": claim.token})
 
-    def forgive(self, claim: Claim) -> None:
-        """Give the leases back without counting the attempt: a store was down, the sessions did nothing."""
-        keys = [owner.key for owner in claim.entries]
-        self._entries.update_many(
-            {"owner_key": {"$in": keys}, "status": Status.PENDING}, {"$inc": {"attempts": -1}}
-        )
-        self.give_back(claim)
+    def forgive(self, claim: Claim, owners: Iterable[Owner]) -> None:
+        """Do not count this attempt at these users' entries: what stopped it was not their doing."""
+        entries = [entry.entry_id for owner in owners for entry in claim.entries[owner]]
+        pending = {"_id": {"$in": entries}, "status": Status.PENDING, "attempts": {"$gt": 0}}
+        self._entries.update_many(pending, {"$inc": {"attempts": -1}})
 
     def taught_by(self, owners: Iterable[Owner]) -> dict[Owner, list[str]]:
         """Return every session queued for these users that has not failed: their evidence; one round trip."""

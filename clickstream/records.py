@@ -4,11 +4,12 @@ Field names, types and defaults are Embedding Studio's published ones; what is o
 Every bound here is a limit on a stranger's input: breaking one is a 422 that names the field.
 """
 
-import json
 import math
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
 
+import bson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 #: Characters an id may have; any character, but not none.
@@ -17,8 +18,10 @@ MAX_ID_LENGTH = 512
 MAX_QUERY_LENGTH = 16_384
 #: Results one request may register; a second page extends the session.
 MAX_RESULTS = 1_000
-#: Bytes of one free-form field (meta, search_meta, ...) as JSON.
+#: Bytes of one free-form field (meta, search_meta, ...) as it is stored.
 MAX_META_BYTES = 16_384
+#: Bytes of one shown result's meta; a session of many pages must fit one document.
+MAX_RESULT_META_BYTES = 2_048
 #: Levels of lists and mappings inside one free-form field.
 MAX_META_DEPTH = 16
 #: Largest whole number a BSON document holds.
@@ -55,16 +58,20 @@ def storable(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def _storable_meta(meta: dict[str, Any]) -> dict[str, Any]:
-    storable(meta)
-    if len(json.dumps(meta)) > MAX_META_BYTES:
-        raise ValueError(f"larger than {MAX_META_BYTES} bytes as JSON")
-    return meta
+def _at_most(limit: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def check(meta: dict[str, Any]) -> dict[str, Any]:
+        storable(meta)
+        if len(bson.encode(meta)) > limit:
+            raise ValueError(f"larger than {limit} bytes as it is stored (BSON)")
+        return meta
+
+    return check
 
 
 Identifier = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Text = Annotated[str, Field(max_length=MAX_QUERY_LENGTH)]
-Meta = Annotated[dict[str, Any], AfterValidator(_storable_meta)]
+Meta = Annotated[dict[str, Any], AfterValidator(_at_most(MAX_META_BYTES))]
+ResultMeta = Annotated[dict[str, Any], AfterValidator(_at_most(MAX_RESULT_META_BYTES))]
 #: Whole UTC seconds since 1970.
 Timestamp = Annotated[int, Field(ge=0, le=MAX_INT)]
 
@@ -81,7 +88,7 @@ class SearchResult(Record):
 
     object_id: Identifier
     rank: FiniteFloat | None = None
-    meta: Meta | None = None
+    meta: ResultMeta | None = None
 
 
 class Session(Record):

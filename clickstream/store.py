@@ -23,7 +23,7 @@ from clickstream.records import (
 #: Mongo's code for a key that a unique index already holds: the only write error that may be swallowed.
 DUPLICATE_KEY = 11000
 #: Results one session may show over all its pages; a document holds 16 MB.
-MAX_SHOWN = 5_000
+MAX_SHOWN = 3_000
 #: Documents one numbering write touches while a batch is released.
 NUMBERING_CHUNK = 1_000
 
@@ -129,7 +129,7 @@ class ClickstreamStore:
             elif fresh:
                 change = {
                     "$push": {"search_results": {"$each": fresh}},
-                    "$inc": {"shown": len(fresh)},
+                    "$inc": {"shown": len(fresh), "version": 1},
                     "$set": {"swept": False},
                     "$max": {"last_activity_at": self._clock()},
                 }
@@ -147,6 +147,7 @@ class ClickstreamStore:
         return document | {
             "_id": session.session_id,
             "shown": len(results),
+            "version": 1,
             "is_irrelevant": False,
             "query_vector": query_vector.model_dump() if query_vector else None,
             "batch_id": None,
@@ -157,7 +158,7 @@ class ClickstreamStore:
         }
 
     def push_events(self, events: Sequence[tuple[str, SessionEvent]]) -> int:
-        """Store (session id, event) pairs in two round trips; return how many were new.
+        """Store (session id, event) pairs in three round trips; return how many were new.
 
         Raises:
             BulkWriteError: a write failed for another reason than being a repeat.
@@ -173,12 +174,18 @@ class ClickstreamStore:
             if event.created_at is None:
                 document["created_at"] = int(now)
             documents.append(document)
-        # Marked first: should we die in between, the caller repeats the events and the sweeper looks again.
+        # Noted before, so that dying in between has the sweeper look again, and after, because somebody may
+        # have looked in between and seen the new version without the events.
+        self._note_change({session_id for session_id, _ in events}, now)
+        repeats = insert_new(lambda: self._events.insert_many(documents, ordered=False))
+        self._note_change({session_id for session_id, _ in events}, now)
+        return len(documents) - repeats
+
+    def _note_change(self, session_ids: Iterable[str], now: float) -> None:
         self._sessions.update_many(
-            {"_id": {"$in": list({session_id for session_id, _ in events})}},
-            {"$set": {"swept": False}, "$max": {"last_activity_at": now}},
+            {"_id": {"$in": list(session_ids)}},
+            {"$set": {"swept": False}, "$max": {"last_activity_at": now}, "$inc": {"version": 1}},
         )
-        return len(documents) - insert_new(lambda: self._events.insert_many(documents, ordered=False))
 
     def session(self, session_id: str) -> RegisteredSession | None:
         """Return one session with all its events, or None."""
@@ -189,14 +196,14 @@ class ClickstreamStore:
         ids = list(session_ids)
         return self._joined(self._sessions.find({"_id": {"$in": ids}})) if ids else []
 
-    def last_activity(self, session_id: str) -> float | None:
-        """Return when the session last changed (server clock, seconds), or None if unknown."""
-        found = self._sessions.find_one({"_id": session_id}, {"last_activity_at": 1})
-        return float(found["last_activity_at"]) if found else None
+    def version(self, session_id: str) -> int | None:
+        """Return how often the session changed, or None if unknown; clocks play no part in it."""
+        found = self._sessions.find_one({"_id": session_id}, {"version": 1})
+        return int(found["version"]) if found else None
 
     def mark_irrelevant(self, session_id: str) -> bool:
         """Take the session's influence out from the next improvement on; False when it is unknown."""
-        change = {"$set": {"is_irrelevant": True}, "$max": {"last_activity_at": self._clock()}}
+        change = {"$set": {"is_irrelevant": True}, "$inc": {"version": 1}}
         return self._sessions.update_one({"_id": session_id}, change).matched_count == 1
 
     def save_query_vectors(self, vectors: Mapping[str, QueryVector]) -> None:
@@ -210,22 +217,22 @@ class ClickstreamStore:
                 ordered=False,
             )
 
-    def idle_sessions(self, idle_seconds: float, limit: int) -> list[tuple[RegisteredSession, float]]:
-        """Return sessions idle that long which nobody has swept since they changed, with that time."""
+    def idle_sessions(self, idle_seconds: float, limit: int) -> list[tuple[RegisteredSession, int]]:
+        """Return sessions idle that long which nobody has swept since they changed, with their versions."""
         before = self._clock() - idle_seconds
         found = list(
             self._sessions.find({"swept": False, "last_activity_at": {"$lt": before}})
             .sort("last_activity_at", ASCENDING)
             .limit(limit)
         )
-        activity = {document["_id"]: float(document["last_activity_at"]) for document in found}
-        return [(session, activity[session.session_id]) for session in self._joined(found)]
+        versions = {document["_id"]: int(document["version"]) for document in found}
+        return [(session, versions[session.session_id]) for session in self._joined(found)]
 
-    def mark_swept(self, sessions: Iterable[tuple[str, float]]) -> None:
-        """Note that these sessions were looked at, unless they changed since the time given."""
+    def mark_swept(self, sessions: Iterable[tuple[str, int]]) -> None:
+        """Note that these sessions were looked at, unless they changed since the version given."""
         updates = [
-            UpdateOne({"_id": session_id, "last_activity_at": activity}, {"$set": {"swept": True}})
-            for session_id, activity in sessions
+            UpdateOne({"_id": session_id, "version": version}, {"$set": {"swept": True}})
+            for session_id, version in sessions
         ]
         if updates:
             self._sessions.bulk_write(updates, ordered=False)
@@ -261,22 +268,20 @@ class ClickstreamStore:
         return self._batch(self._batches.find_one({"_id": batch["_id"]}) or batch)
 
     def _number(self, batch_id: str) -> None:
-        """Number the batch's sessions 1.. in the order they were registered, keeping numbers given before."""
-        members = {"batch_id": batch_id}
-        next_number = self._sessions.count_documents(members | {"session_number": {"$ne": None}}) + 1
+        """Number the batch's sessions 1.. in the order they were registered.
+
+        The number is the place among all members, so two that number at once give the same numbers.
+        """
         order = [("registered_at", ASCENDING), ("_id", ASCENDING)]
-        unnumbered = [
-            d["_id"] for d in self._sessions.find(members | {"session_number": None}, {"_id": 1}).sort(order)
-        ]
-        for start in range(0, len(unnumbered), NUMBERING_CHUNK):
+        members = [d["_id"] for d in self._sessions.find({"batch_id": batch_id}, {"_id": 1}).sort(order)]
+        for start in range(0, len(members), NUMBERING_CHUNK):
+            chunk = members[start : start + NUMBERING_CHUNK]
             self._sessions.bulk_write(
                 [
                     UpdateOne(
                         {"_id": session_id, "session_number": None}, {"$set": {"session_number": number}}
                     )
-                    for number, session_id in enumerate(
-                        unnumbered[start : start + NUMBERING_CHUNK], start=next_number + start
-                    )
+                    for number, session_id in enumerate(chunk, start=start + 1)
                 ],
                 ordered=False,
             )
@@ -335,7 +340,9 @@ def _event(document: Document) -> SessionEvent:
 
 
 def _session(document: Document, events: tuple[SessionEvent, ...]) -> RegisteredSession:
-    fields = _without(document, "_id", "batch_id", "registered_at", "last_activity_at", "swept", "shown")
+    fields = _without(
+        document, "_id", "batch_id", "registered_at", "last_activity_at", "swept", "shown", "version"
+    )
     vector = fields["query_vector"]
     return RegisteredSession.model_construct(
         **fields

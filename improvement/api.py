@@ -128,7 +128,7 @@ def ready(rooms: Rooms) -> dict[str, str]:
 def _answer(status: int) -> Callable[[Request, Exception], Response]:
     def handle(request: Request, error: Exception) -> Response:
         if status >= 500:
-            log.error("request failed", path=request.url.path, error=repr(error))
+            log.error("request failed", path=request.url.path, error=repr(error)[:2_000])
         if isinstance(error, StudioError):
             detail = str(error)
         elif status == 503:

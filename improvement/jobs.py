@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import structlog
@@ -14,6 +15,7 @@ from improvement.copies import Key, UsableSession, improvement_input, personal_c
 from improvement.domain import SearchDomain
 from improvement.inputs import ImprovementInput
 from improvement.objects import Object, Vectors
+from improvement.promotion import rebuild_copies
 from improvement.releases import Releases
 from improvement.telemetry import Metrics
 from improvement.vectors import CopyRef, VectorStore
@@ -22,6 +24,8 @@ log = structlog.get_logger()
 
 #: Copies adjusted at once; bounds the memory of a batch.
 ADJUST_ROWS = 4_096
+#: Rounds in a row in which everything claimed was overtaken, after which the next tick goes on.
+VAIN_ROUNDS = 5
 #: Idle sessions looked at in one sweep.
 SWEEP_LIMIT = 1_000
 
@@ -45,24 +49,34 @@ class Improver:
     metrics: Metrics = field(default_factory=Metrics)
 
 
-def improve_users(rooms: Improver, limit: int) -> int:
+class Improved(NamedTuple):
+    """How many queue entries were claimed, and how many of them ended."""
+
+    claimed: int
+    ended: int
+
+
+def improve_users(rooms: Improver, limit: int) -> Improved:
     """Claim up to ``limit`` queued sessions, improve their users' copies, and write every outcome.
 
-    Returns:
-        How many queue entries ended. 0 means that nothing was free to claim.
+    Claimed but not ended are those that somebody changed meanwhile; they stay pending.
     """
     started = time.perf_counter()
     claim = rooms.queue.claim(limit, rooms.lease_seconds)
     if not claim.entries:
-        return 0
+        rooms.queue.give_back(claim)  # another worker may have ended what we hold the leases for
+        return Improved(0, 0)
     outcomes: dict[str, Outcome] = {}
     try:
         for name in sorted({owner.domain for owner in claim.entries}):
             entries = {owner: of for owner, of in claim.entries.items() if owner.domain == name}
             outcomes |= _improve_domain(rooms, claim, name, entries)
+        unfinished = [o for o, of in claim.entries.items() if any(e.entry_id not in outcomes for e in of)]
+        rooms.queue.forgive(claim, unfinished)
         rooms.queue.finish(claim, outcomes)
     except Exception:  # a store failed: no session is to blame
-        rooms.queue.forgive(claim)
+        rooms.queue.forgive(claim, claim.entries)
+        rooms.queue.give_back(claim)
         raise
     except BaseException:  # the time limit struck: somebody's session may be, so the attempt counts
         rooms.queue.give_back(claim)
@@ -71,7 +85,7 @@ def improve_users(rooms: Improver, limit: int) -> int:
     for entry_id, outcome in outcomes.items():
         rooms.metrics.sessions.labels(owners[entry_id].domain, outcome.status.value).inc()
     rooms.metrics.seconds.observe(time.perf_counter() - started)
-    return len(outcomes)
+    return Improved(len(owners), len(outcomes))
 
 
 def _improve_domain(
@@ -92,12 +106,19 @@ def _improve_domain(
     users = [owner.user_id for owner in entries if owner.user_id is not None]
     held = rooms.vectors.copies(blue, users) if users else []
     copies, stale, broken = _changes(domain, inputs, originals, held)
+    for one in usable:  # evidence that cannot be read just now must not look like evidence taken back
+        verdict = verdicts.get(one.session.session_id)
+        if verdict and verdict.status is Status.FAILED and one.session.session_id not in pending:
+            broken.setdefault(one.session.user_id, verdict)
 
     still_held = rooms.queue.renew(claim, rooms.lease_seconds)
     lost = {owner.user_id for owner in entries if owner.key not in still_held}
     rooms.vectors.upsert(blue, [copy for copy in copies if copy.user_id not in lost])
     rooms.vectors.delete_copies(blue, [copy for copy in stale if copy.user_id not in lost | broken.keys()])
     lost |= _overtaken(rooms, name, blue, originals, copies)
+    still_held = rooms.queue.renew(claim, rooms.lease_seconds)
+    # Whoever took these over while we wrote may have read newer evidence and been overwritten.
+    rooms.queue.enqueue_rebuild(owner for owner in entries if owner.user_id and owner.key not in still_held)
     log.info("users improved", domain=name, users=len(users), copies=len(copies), removed=len(stale))
     rooms.metrics.copies.labels(name, "written").inc(len(copies))
     rooms.metrics.copies.labels(name, "deleted").inc(len(stale))
@@ -261,8 +282,8 @@ def _overtaken(
 def sweep_idle(rooms: Improver, idle_seconds: float) -> int:
     """Queue the idle sessions that pass their domain's selector; return how many were looked at."""
     idle = rooms.clickstream.idle_sessions(idle_seconds, SWEEP_LIMIT)
-    requests = []
-    for session, changed_at in idle:
+    requests, changed = [], []
+    for session, version in idle:
         domain = rooms.domains.get(session.domain or "")
         if domain is None:
             continue
@@ -270,23 +291,32 @@ def sweep_idle(rooms: Improver, idle_seconds: float) -> int:
             selection = domain.selector.select(session)
         except Exception:  # queued all the same: the worker then records why it fails
             log.exception("selector failed", domain=domain.name, session_id=session.session_id)
-            requests.append(Request(session.session_id, Owner(domain.name, session.user_id), changed_at))
+            requests.append(Request(session.session_id, Owner(domain.name, session.user_id), version))
             continue
         if selection.usable:
             owner = Owner(domain.name, session.user_id)
-            requests.append(Request(session.session_id, owner, changed_at, selection.priority))
+            requests.append(Request(session.session_id, owner, version, selection.priority))
+        else:
+            changed.append(session.session_id)
     rooms.queue.enqueue(requests)
-    rooms.clickstream.mark_swept((session.session_id, changed_at) for session, changed_at in idle)
+    rooms.queue.requeue(changed)  # what taught before and no longer passes takes its influence back
+    rooms.clickstream.mark_swept((session.session_id, version) for session, version in idle)
     return len(idle)
 
 
 def run_improvement(rooms: Improver, limit: int, idle_seconds: float) -> int:
-    """Sweep, then improve until the queue has nothing free to claim; return how many entries ended."""
+    """Finish promotions, sweep, improve until nothing is free to claim; return how many ended."""
+    for domain in rooms.releases.unrebuilt():  # whoever switched died before queueing the rebuild
+        rebuild_copies(rooms.releases, rooms.queue, domain)
     while sweep_idle(rooms, idle_seconds) == SWEEP_LIMIT:
         pass
-    total = 0
-    while ended := improve_users(rooms, limit):
+    total = in_vain = 0
+    while in_vain < VAIN_ROUNDS:
+        claimed, ended = improve_users(rooms, limit)
+        if not claimed:
+            break
         total += ended
+        in_vain = 0 if ended else in_vain + 1
     return total
 
 

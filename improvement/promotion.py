@@ -10,17 +10,21 @@ def promote(
 ) -> Release:
     """Make a collection blue; every user's copies follow from the clickstream."""
     release = releases.set_blue(domain, embedding_model_id)
-    _rebuild(queue, wake, domain)
+    # Also when it was blue already: repeating set-blue brings copies in line with the clickstream.
+    rebuild_copies(releases, queue, domain)
+    wake()
     return release
 
 
 def rollback(releases: Releases, queue: ImprovementQueue, wake: Wake, domain: str) -> Release:
     """Make the collection blue that was blue before; raises Conflict without one."""
     release = releases.rollback(domain)
-    _rebuild(queue, wake, domain)
+    rebuild_copies(releases, queue, domain)
+    wake()
     return release
 
 
-def _rebuild(queue: ImprovementQueue, wake: Wake, domain: str) -> None:
+def rebuild_copies(releases: Releases, queue: ImprovementQueue, domain: str) -> None:
+    """Queue a rebuild for every user of a domain; the worker does it too, should we die before."""
     queue.enqueue_rebuild(queue.owners(domain))
-    wake()
+    releases.mark_rebuilt(domain)

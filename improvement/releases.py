@@ -168,6 +168,7 @@ class Releases:
                     "current": target.collection_id,
                     "at": self._clock(),
                     "undone": False,
+                    "rebuilt": previous is None,
                 }
             )
             self._switch(domain, previous, target.collection_id)
@@ -183,9 +184,18 @@ class Releases:
             raise Conflict(f"domain {domain!r} has no earlier blue collection to roll back to")
         if not self._client.collection_exists(previous):
             raise Conflict(f"the earlier blue collection {previous!r} was deleted")
+        self._promotions.update_one({"_id": promotion["_id"]}, {"$set": {"rebuilt": False}})
         self._switch(domain, blue, previous)
         self._promotions.update_one({"_id": promotion["_id"]}, {"$set": {"undone": True}})
         return self.blue(domain)
+
+    def unrebuilt(self) -> set[str]:
+        """Return the domains that were switched and whose copies nobody has queued for rebuilding since."""
+        return set(self._promotions.distinct("domain", {"rebuilt": False}))
+
+    def mark_rebuilt(self, domain: str) -> None:
+        """Note that the domain's copies are queued for rebuilding."""
+        self._promotions.update_many({"domain": domain, "rebuilt": False}, {"$set": {"rebuilt": True}})
 
     def delete(self, domain: str, embedding_model_id: str) -> None:
         """Delete a green collection; raises Conflict for the blue one."""

@@ -205,6 +205,7 @@ class VectorStore:
             if payload.get("original_id") is None
         }
         held = {str(r.id) for r in self._retrieve(collection, copy_of.values(), False, False)}
+        held |= payloads.keys()  # a copy that was ranked counts, even if it was deleted since
         return [p for p in points if copy_of.get(str(p.id)) not in held]
 
     def _nearest(

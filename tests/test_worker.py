@@ -69,7 +69,7 @@ def teach(rooms: Rooms, sessions: int, users: int = 4) -> list[str]:
         rooms.clickstream.push_events(
             [(f"s{i}", click(shown[i % 7]).model_copy(update={"created_at": 1_700_000_030}))]
         )
-        requests.append(Request(f"s{i}", Owner(WORK.name, f"user{i % users}"), 1.0))
+        requests.append(Request(f"s{i}", Owner(WORK.name, f"user{i % users}"), 1))
     rooms.queue.enqueue(requests)
     return [request.session_id for request in requests]
 

@@ -24,8 +24,8 @@ def queue(database: Database[Any], clock: Clock) -> ImprovementQueue:
     return made
 
 
-def request(session_id: str, owner: Owner = ANN, changed_at: float = 1.0, priority: int = 1) -> Request:
-    return Request(session_id, owner, changed_at, priority)
+def request(session_id: str, owner: Owner = ANN, version: int = 1, priority: int = 1) -> Request:
+    return Request(session_id, owner, version, priority)
 
 
 def done(claim: Claim) -> dict[str, Outcome]:
@@ -47,10 +47,10 @@ def test_a_session_is_queued_once(queue: ImprovementQueue):
 
 
 def test_a_session_that_changed_is_queued_again(queue: ImprovementQueue):
-    queue.enqueue([request("s", changed_at=1.0)])
+    queue.enqueue([request("s", version=1)])
     claim = queue.claim(10, 60)
     queue.finish(claim, done(claim))
-    queue.enqueue([request("s", changed_at=2.0)])
+    queue.enqueue([request("s", version=2)])
     assert queue.counts()["pending"] == 1
 
 
@@ -105,9 +105,9 @@ def test_a_renewed_lease_is_kept(queue: ImprovementQueue, clock: Clock):
 
 
 def test_what_was_queued_again_meanwhile_stays_pending(queue: ImprovementQueue):
-    queue.enqueue([request("s", changed_at=1.0)])
+    queue.enqueue([request("s", version=1)])
     claim = queue.claim(10, 60)
-    queue.enqueue([request("s", changed_at=2.0)])
+    queue.enqueue([request("s", version=2)])
     queue.finish(claim, done(claim))
     assert queue.counts()["pending"] == 1
 
@@ -124,7 +124,8 @@ def test_forgiving_a_claim_does_not_count_the_attempt(queue: ImprovementQueue):
     for _ in range(3):
         claim = queue.claim(10, 60)
         assert claim.entries[ANN][0].attempts == 1
-        queue.forgive(claim)
+        queue.forgive(claim, claim.entries)
+        queue.give_back(claim)
 
 
 def test_many_workers_claiming_at_once_share_no_user(queue: ImprovementQueue):

@@ -60,9 +60,9 @@ def test_pages_posted_at_once_by_many_threads_are_all_kept_once(store: Clickstre
 
 
 def test_a_session_that_would_show_too_much_is_refused(store: ClickstreamStore):
-    for page in range(5):
+    for page in range(3):
         store.register(make_session("s", "u", [f"{page}-{i}" for i in range(1_000)]))
-    with pytest.raises(SessionFull, match="more than 5000"):
+    with pytest.raises(SessionFull, match="more than 3000"):
         store.register(make_session("s", "u", ["one more"]))
 
 

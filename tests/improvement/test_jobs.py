@@ -40,7 +40,7 @@ class World:
         self.rooms.clickstream.push_events([(session_id, click(f"o{i}")) for i in clicked])
 
     def queue(self, session_id: str, user: str | None) -> None:
-        changed = self.rooms.clickstream.last_activity(session_id) or 1.0
+        changed = self.rooms.clickstream.version(session_id) or 1
         self.rooms.queue.enqueue([Request(session_id, Owner(self.domain.name, user), changed)])
 
     def taught(
@@ -99,7 +99,7 @@ def test_applying_twice_is_applying_once(world: World):
     world.taught("s", "ann", range(10), [4])
     world.improve()
     once = world.vectors()
-    world.rooms.queue.requeue("s")
+    world.rooms.queue.requeue(["s"])
     world.improve()
     world.rooms.queue.enqueue_rebuild([Owner(world.domain.name, "ann")])
     world.improve()
@@ -139,12 +139,12 @@ def test_marking_a_session_irrelevant_takes_it_back_out(world: World):
     world.improve()
     assert world.vectors() != before
     world.rooms.clickstream.mark_irrelevant("s2")
-    world.rooms.queue.requeue("s2")
+    world.rooms.queue.requeue(["s2"])
     world.improve()
     assert world.vectors() == before
     assert world.status("s2") == ("skipped", "marked irrelevant")
     world.rooms.clickstream.mark_irrelevant("s1")
-    world.rooms.queue.requeue("s1")
+    world.rooms.queue.requeue(["s1"])
     world.improve()
     assert world.vectors() == {}
 
@@ -278,7 +278,7 @@ def test_queries_are_embedded_once_and_remembered(world: World):
     world.improve()
     assert sorted(encoder.calls[-1]) == ["blue hat", "red shoes"]
     calls = len(encoder.calls)
-    world.rooms.queue.requeue("s1")
+    world.rooms.queue.requeue(["s1"])
     world.improve()
     assert len(encoder.calls) == calls
 
@@ -373,8 +373,8 @@ def test_a_store_failing_at_any_call_loses_nothing_and_applies_nothing_twice(wor
     world.rooms.vectors.delete_copies_of(
         world.rooms.releases.blue(world.domain.name).collection_id, [o.object_id for o in world.originals]
     )
-    world.rooms.queue.requeue("s1")
-    world.rooms.queue.requeue("s2")
+    world.rooms.queue.requeue(["s1"])
+    world.rooms.queue.requeue(["s2"])
     world.improve()
     assert world.vectors() == after_trouble
 
@@ -467,7 +467,7 @@ def test_a_stored_query_vector_that_cannot_be_used_is_skipped(world: World, vect
 
 def test_an_unconfigured_domain_fails_with_its_name(world: World):
     world.search("s", "ann", range(5), [2])
-    world.rooms.queue.enqueue([Request("s", Owner("gone", "ann"), 1.0)])
+    world.rooms.queue.enqueue([Request("s", Owner("gone", "ann"), 1)])
     world.improve()
     assert world.status("s") == ("failed", "domain 'gone' is not configured")
 
