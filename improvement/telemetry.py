@@ -1,6 +1,7 @@
 """Logs as events with fields, and the numbers an operator watches. Labels never carry a user."""
 
 import logging
+import sys
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -18,7 +19,8 @@ def configure_logging(json_lines: bool) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(file=__import__("sys").stderr),
+        # Asked for at every line: what standard error is may change, in tests and under servers.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
 

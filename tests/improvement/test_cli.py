@@ -1,10 +1,12 @@
 """The operator's command line: what it prints, and its exit codes."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner, Result
 
 from improvement.__main__ import app
@@ -13,7 +15,7 @@ from improvement.settings import template
 
 
 @pytest.fixture
-def run(mongo_url: str, database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run(mongo_url: str, database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.chdir(tmp_path)
     environment = {
         "MONGO_URL": mongo_url,
@@ -25,7 +27,8 @@ def run(mongo_url: str, database: Any, tmp_path: Path, monkeypatch: pytest.Monke
     def invoke(*arguments: str, **changes: str) -> Result:
         return CliRunner().invoke(app, list(arguments), env=environment | changes)
 
-    return invoke
+    yield invoke
+    structlog.reset_defaults()  # the commands configure logging for their process, which is ours here
 
 
 def test_collections_go_blue_and_back(run: Any):
