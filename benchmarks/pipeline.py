@@ -30,6 +30,7 @@ from improvement.domain import SearchDomain, load_domain
 from improvement.edge import EdgeClient
 from improvement.embedded import EmbeddedMongo
 from improvement.jobs import Improver, improve_users
+from improvement.propensity_store import PropensityStore
 from improvement.releases import Releases
 from improvement.vectors import CHUNK, VectorStore
 
@@ -206,7 +207,8 @@ def run(
             for start in range(0, objects, CHUNK):
                 vectors.upsert(blue, originals[start : start + CHUNK])
                 bars.update(indexing, completed=min(objects, start + CHUNK))
-            rooms = Improver(clickstream, queue, vectors, releases, {domain.name: domain})
+            propensities = PropensityStore(database)
+            rooms = Improver(clickstream, queue, vectors, releases, {domain.name: domain}, propensities)
             bench = Bench(rooms, domain, mongo, qdrant, rng)
             bench.improve("warm-up", 1, users, objects)  # torch loads its kernels on first use
             improving = bars.add_task("improve", total=rounds * sum(sizes))

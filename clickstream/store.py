@@ -2,11 +2,11 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from pymongo import ASCENDING, InsertOne, UpdateOne
+from pymongo import ASCENDING, DESCENDING, InsertOne, UpdateOne
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
@@ -26,6 +26,8 @@ DUPLICATE_KEY = 11000
 MAX_SHOWN = 3_000
 #: Documents one numbering write touches while a batch is released.
 NUMBERING_CHUNK = 1_000
+#: Sessions read at once when a domain's history is walked.
+HISTORY_PAGE = 500
 
 Document = dict[str, Any]
 
@@ -74,6 +76,7 @@ class ClickstreamStore:
         """Create the indexes; safe to repeat and to run from several processes."""
         self._sessions.create_index([("swept", ASCENDING), ("last_activity_at", ASCENDING)])
         self._sessions.create_index([("batch_id", ASCENDING), ("session_number", ASCENDING)])
+        self._sessions.create_index([("domain", ASCENDING), ("registered_at", ASCENDING), ("_id", ASCENDING)])
         self._events.create_index([("session_id", ASCENDING), ("event_id", ASCENDING)], unique=True)
         self._batches.create_index("release_id", unique=True)
 
@@ -195,6 +198,23 @@ class ClickstreamStore:
         """Return the known ones of these sessions with all their events, in two round trips."""
         ids = list(session_ids)
         return self._joined(self._sessions.find({"_id": {"$in": ids}})) if ids else []
+
+    def history(self, domain: str, *, newest_first: bool = True, limit: int) -> Iterator[RegisteredSession]:
+        """Yield up to ``limit`` of a domain's sessions with all their events, as they were registered.
+
+        The ids are read first, then `HISTORY_PAGE` sessions at a time, in two round trips, as the caller
+        needs them: what is registered meanwhile is not among them.
+        """
+        if limit <= 0:  # to Mongo, 0 is no limit
+            return
+        way = DESCENDING if newest_first else ASCENDING
+        order = [("registered_at", way), ("_id", way)]
+        found = self._sessions.find({"domain": domain}, {"_id": 1}).sort(order).limit(limit)
+        ids = [document["_id"] for document in found]
+        for start in range(0, len(ids), HISTORY_PAGE):
+            page = ids[start : start + HISTORY_PAGE]
+            known = {session.session_id: session for session in self.sessions(page)}
+            yield from (known[session_id] for session_id in page)
 
     def version(self, session_id: str) -> int | None:
         """Return how often the session changed, or None if unknown; clocks play no part in it."""
@@ -340,9 +360,7 @@ def _event(document: Document) -> SessionEvent:
 
 
 def _session(document: Document, events: tuple[SessionEvent, ...]) -> RegisteredSession:
-    fields = _without(
-        document, "_id", "batch_id", "registered_at", "last_activity_at", "swept", "shown", "version"
-    )
+    fields = _without(document, "_id", "batch_id", "last_activity_at", "swept", "shown", "version")
     vector = fields["query_vector"]
     return RegisteredSession.model_construct(
         **fields

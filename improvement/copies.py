@@ -1,7 +1,7 @@
 """Personal copies as a pure function of the originals and a user's evidence."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,30 +13,46 @@ from improvement.domain import SearchDomain
 from improvement.inputs import ImprovementElement, ImprovementInput, evidence_batch
 from improvement.objects import Object, Vectors
 
+#: Largest weight that a float32 batch holds.
+MAX_WEIGHT = float(np.finfo(np.float32).max)
 #: (user_id, original's object_id)
 Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class UsableSession:
-    """A session that teaches, and which of the objects it showed were clicked and skipped."""
+    """A session that teaches, and the signed weight of every object that it says something about.
+
+    Raises:
+        ValueError: a weight is not a finite number; it is named.
+    """
 
     session: RegisteredSession
-    clicked: Sequence[str]
-    skipped: Sequence[str]
+    weights: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        for object_id, weight in self.weights.items():
+            if not abs(weight) <= MAX_WEIGHT:  # here, where only this session fails
+                raise ValueError(f"weight of {object_id!r}: expected a finite number, got {weight!r}")
 
 
 def improvement_input(
-    usable: UsableSession, query: Vectors, originals: Mapping[str, Object], dimensions: int
+    usable: UsableSession,
+    query: Vectors,
+    originals: Mapping[str, Object],
+    dimensions: int,
+    decay: float = 1.0,
 ) -> ImprovementInput:
     """Make one usable session's input; shown objects that no longer exist are left out.
 
     Args:
         query: (M, D) the query's vectors, prepared for the domain.
         dimensions: the domain's D.
+        decay: what age has left of the session's evidence, in 0..1.
 
     Raises:
-        ValueError: no user, no clicked object left, or a query vector of another size or with NaN.
+        ValueError: no user, no object left, a decay out of its range, or a query vector of another size or
+            with NaN.
     """
     session = usable.session
     if session.user_id is None:
@@ -45,19 +61,26 @@ def improvement_input(
         raise ValueError(
             f"its query vector has shape {query.shape}; expected {dimensions} finite numbers a row"
         )
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay: expected a number in 0..1, got {decay!r}")
     user_id = session.user_id
+    weights = {i: float(weight * decay) for i, weight in usable.weights.items() if i in originals}
 
-    def elements(object_ids: Iterable[str]) -> list[ImprovementElement]:
-        return [ImprovementElement(i, originals[i].parts, user_id) for i in object_ids if i in originals]
+    def elements(sign: int) -> list[ImprovementElement]:
+        return [
+            ImprovementElement(i, originals[i].parts, user_id, weight)
+            for i, weight in weights.items()
+            if weight * sign > 0
+        ]
 
-    clicked = elements(usable.clicked)
-    if not clicked:
-        raise ValueError("the clicked objects are no longer in the collection")
+    clicked, non_clicked = elements(1), elements(-1)
+    if not clicked and not non_clicked:
+        raise ValueError("the objects it is about are no longer in the collection")
     return ImprovementInput(
         session_id=session.session_id,
         query=ImprovementElement(session.session_id, query, user_id),
         clicked_elements=clicked,
-        non_clicked_elements=elements(usable.skipped),
+        non_clicked_elements=non_clicked,
     )
 
 
@@ -66,15 +89,16 @@ def revisions(
 ) -> dict[Key, str]:
     """Return for each (user, object) a digest of everything its copy depends on.
 
-    Equal digests mean equal copies, so what is stored under the same digest need not be made again.
+    Every piece of evidence is in it with its final weight. Equal digests mean equal copies, so what is
+    stored under the same digest need not be made again.
     """
     evidence: dict[Key, list[bytes]] = {}
     for session in inputs:
         query = hashlib.blake2b(np.ascontiguousarray(session.query.vector).tobytes(), digest_size=16).digest()
-        for elements, sign in ((session.clicked_elements, b"+"), (session.non_clicked_elements, b"-")):
-            weight = sign + str(len(elements)).encode() + query + session.session_id.encode()
-            for element in elements:
-                evidence.setdefault((element.user_id, element.id), []).append(weight)
+        for element, weight in session.weighted():
+            # the query's digest first, for it is of one length: the pieces can be told apart
+            piece = query + f"{weight!r} {session.session_id}".encode()
+            evidence.setdefault((element.user_id, element.id), []).append(piece)
     settings = repr((domain.adjuster, domain.search_index_info)).encode()
     digests = {}
     for key, pieces in evidence.items():
@@ -141,7 +165,7 @@ def _averages(originals: Sequence[Object], made: Sequence[Vectors], domain: Sear
 def _latest_sessions(inputs: Sequence[ImprovementInput], keys: Collection[Key]) -> dict[Key, str]:
     latest: dict[Key, str] = {}
     for session in inputs:
-        for element in (*session.clicked_elements, *session.non_clicked_elements):
+        for element, _ in session.weighted():
             key = (element.user_id, element.id)
             if key in keys:
                 latest[key] = session.session_id

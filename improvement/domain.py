@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from improvement.errors import PluginFailed, WrongPlugin
+from improvement.evidence import EvidenceWeights
 from improvement.objects import Vectors
 from improvement.selection import SessionSelector
 
@@ -115,7 +116,8 @@ class SearchDomain:
         search_index_info: the embedding space.
         adjuster: makes the personal vectors, and holds the law's ``max_drift``.
         encoder: text to vectors; its ``model_id`` names the first collection.
-        selector: which sessions teach, and which shown items count as skipped.
+        selector: which sessions teach, and how soon.
+        evidence: what a session that teaches says for or against each object it showed.
         prepare: replaces the metric's own `prepare_vectors`; takes and returns (..., D).
     """
 
@@ -124,6 +126,7 @@ class SearchDomain:
     adjuster: VectorsAdjuster
     encoder: Encoder
     selector: SessionSelector = field(default_factory=SessionSelector)
+    evidence: EvidenceWeights = field(default_factory=EvidenceWeights)
     prepare: Callable[[Vectors], Vectors] | None = None
 
     def prepare_vectors(self, vectors: Vectors) -> Vectors:
@@ -207,6 +210,7 @@ def check_domain(domain: SearchDomain, plugin: str) -> None:
     expect(isinstance(domain.encoder.model_id, str) and bool(domain.encoder.model_id), "encoder.model_id",
            "a non-empty string", domain.encoder.model_id)  # fmt: skip
     expect(isinstance(domain.selector, SessionSelector), "selector", "a SessionSelector", domain.selector)
+    expect(isinstance(domain.evidence, EvidenceWeights), "evidence", "an EvidenceWeights", domain.evidence)
     expect(
         domain.prepare is None or callable(domain.prepare), "prepare", "None or a callable", domain.prepare
     )

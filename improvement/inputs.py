@@ -4,7 +4,7 @@ Dimension names, used everywhere: N objects to adjust (one per user and object),
 S searches (sessions), M vectors of a query, E pieces of evidence per object, D dimensions.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,21 +23,30 @@ class ImprovementElement:
         id: the object's id, or the session's for a query.
         vector: float array of shape (parts, D).
         user_id: whose session it stands in.
+        weight: signed, how much the session says for (> 0) or against (< 0) the object; None is the published
+            mean: 1/clicked of its session for a click, -1/skipped of its session for a skip.
     """
 
     id: str
     vector: Vectors
     user_id: str
+    weight: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class ImprovementInput:
-    """One usable session: its query, and the original vectors of what was clicked and skipped."""
+    """One usable session: its query, and the original vectors of what it speaks for and against."""
 
     session_id: str
     query: ImprovementElement
     clicked_elements: Sequence[ImprovementElement]
     non_clicked_elements: Sequence[ImprovementElement]
+
+    def weighted(self) -> Iterator[tuple[ImprovementElement, float]]:
+        """Yield each object's element with its signed weight, the published mean where it has none."""
+        for elements, sign in ((self.clicked_elements, 1.0), (self.non_clicked_elements, -1.0)):
+            for element in elements:
+                yield element, sign / len(elements) if element.weight is None else element.weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +64,7 @@ class EvidenceBatch:
         queries: (S, M, D) the searches' query vectors, zero where padded.
         query_mask: (S, M) bool.
         evidence: (N, E) int64, for each piece of evidence the row of ``queries`` it is about.
-        weights: (N, E) signed: +1/clicked of its session for a click, -1/skipped of its session for a skip
-            (the means of the published loss), 0 for padding.
+        weights: (N, E) signed: > 0 speaks for the object, < 0 against it, 0 is padding.
     """
 
     keys: tuple[tuple[str, str], ...]
@@ -81,7 +89,7 @@ def evidence_batch(
 
     Raises:
         ValueError: no inputs, an input without clicked or skipped elements, nothing to keep, vectors that
-            differ in D, or NaN or infinity in one of them, which is named.
+            differ in D, or NaN or infinity in one of them or in a weight, which is named.
     """
     if not inputs:
         raise ValueError("inputs: expected at least one session, got none")
@@ -95,14 +103,15 @@ def evidence_batch(
                 f"session {session.session_id!r}: expected clicked or skipped elements, got none"
             )
         searches.append(session.query)
-        for elements, sign in ((session.clicked_elements, 1.0), (session.non_clicked_elements, -1.0)):
-            for element in elements:
-                key = (element.user_id, element.id)
-                if only is not None and key not in only:
-                    continue
-                originals.setdefault(key, element)
-                evidence.setdefault(key, []).append(row)
-                weights.setdefault(key, []).append(sign / len(elements))
+        for element, weight in session.weighted():
+            key = (element.user_id, element.id)
+            if only is not None and key not in only:
+                continue
+            if not abs(weight) <= torch.finfo(dtype).max:
+                raise ValueError(f"element {element.id!r}: expected a finite weight, got {weight!r}")
+            originals.setdefault(key, element)
+            evidence.setdefault(key, []).append(row)
+            weights.setdefault(key, []).append(weight)
     if not originals:
         raise ValueError("only: expected at least one of the objects shown in the sessions, got none")
     sizes = {_shape(element)[1] for element in (*searches, *originals.values())}

@@ -13,9 +13,12 @@ from clickstream.records import QueryVector, RegisteredSession
 from clickstream.store import ClickstreamStore
 from improvement.copies import Key, UsableSession, improvement_input, personal_copies, revisions
 from improvement.domain import SearchDomain
+from improvement.evidence import happened_at
 from improvement.inputs import ImprovementInput
 from improvement.objects import Object, Vectors
 from improvement.promotion import rebuild_copies
+from improvement.propensity import MIN_SESSIONS, estimate_propensities, impressions
+from improvement.propensity_store import PropensityStore
 from improvement.releases import Releases
 from improvement.telemetry import Metrics
 from improvement.vectors import CopyRef, VectorStore
@@ -28,6 +31,10 @@ ADJUST_ROWS = 4_096
 VAIN_ROUNDS = 5
 #: Idle sessions looked at in one sweep.
 SWEEP_LIMIT = 1_000
+#: Seconds between two estimates of a domain's propensities, and after one that failed or had too little log.
+PROPENSITIES_INTERVAL, PROPENSITIES_RETRY = 86_400, 3_600
+#: Newest sessions that propensities are estimated from.
+PROPENSITIES_SESSIONS = 20_000
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Improver:
     vectors: VectorStore
     releases: Releases
     domains: Mapping[str, SearchDomain]
+    propensities: PropensityStore
     lease_seconds: float = 120.0
     max_attempts: int = 5
     metrics: Metrics = field(default_factory=Metrics)
@@ -100,7 +108,7 @@ def _improve_domain(
     usable, verdicts = _select(rooms, domain, entries, pending)
     queries = _query_vectors(rooms.clickstream, domain, [one.session for one in usable], verdicts)
     blue = rooms.releases.blue(name).collection_id
-    shown = {o for one in usable if one.session.session_id in queries for o in (*one.clicked, *one.skipped)}
+    shown = {o for one in usable if one.session.session_id in queries for o in one.weights}
     originals = rooms.vectors.find(blue, shown)
     inputs = _inputs(domain, usable, queries, originals, verdicts)
     users = [owner.user_id for owner in entries if owner.user_id is not None]
@@ -139,7 +147,7 @@ def _select(
     entries: Mapping[Owner, Sequence[Entry]],
     pending: Mapping[str, Entry],
 ) -> tuple[list[UsableSession], dict[str, Outcome]]:
-    """Read everything these users were ever shown; return what teaches, and why the rest does not."""
+    """Read all that these users were ever shown; return what teaches, oldest first, and why the rest not."""
     exhausted = {s for s, entry in pending.items() if entry.attempts > rooms.max_attempts}
     taught = rooms.queue.taught_by(owner for owner in entries if owner.user_id is not None)
     wanted = {s for of in taught.values() for s in of} | set(pending)
@@ -147,17 +155,24 @@ def _select(
     verdicts = {s: Outcome(Status.FAILED, f"given up after {rooms.max_attempts} attempts") for s in exhausted}
     for session_id in pending.keys() - exhausted - {session.session_id for session in sessions}:
         verdicts[session_id] = Outcome(Status.FAILED, "session not found")
+    propensities = rooms.propensities.get(domain.name) if _uses_propensities(domain) else ()
     usable = []
-    for session in sorted(sessions, key=lambda s: (s.created_at or 0, s.session_id)):
+    for session in sorted(sessions, key=lambda s: (happened_at(s), s.session_id)):
         try:
             selection = domain.selector.select(session)
-            if selection.usable:
-                usable.append(UsableSession(session, *domain.selector.split(session)))
+            weights = domain.evidence.of(session, propensities) if selection.usable else {}
+            if weights:
+                usable.append(UsableSession(session, weights))
             else:
-                verdicts[session.session_id] = Outcome(Status.SKIPPED, selection.reason)
+                reason = selection.reason or "no event that the domain's evidence weighs"
+                verdicts[session.session_id] = Outcome(Status.SKIPPED, reason)
         except Exception as error:  # plugin code: one session's trouble stays its own
             verdicts[session.session_id] = _failed(error)
     return usable, verdicts
+
+
+def _uses_propensities(domain: SearchDomain) -> bool:
+    return domain.evidence.max_inverse_propensity > 1
 
 
 def _query_vectors(
@@ -208,20 +223,30 @@ def _encode(
 
 def _inputs(
     domain: SearchDomain,
-    sessions: Iterable[UsableSession],
+    sessions: Sequence[UsableSession],
     queries: Mapping[str, Vectors],
     originals: Mapping[str, Object],
     verdicts: dict[str, Outcome],
 ) -> list[ImprovementInput]:
+    """Return what each session that can be compared says, weighed by its age beside its user's latest."""
+    latest: dict[str | None, float] = {}
+    for one in sessions:
+        user = one.session.user_id
+        latest[user] = max(latest.get(user, 0.0), happened_at(one.session))
     inputs = []
     for one in sessions:
         query = queries.get(one.session.session_id)
         if query is None:
             continue
         try:
-            inputs.append(improvement_input(one, query, originals, domain.search_index_info.dimensions))
+            decay = domain.evidence.decay(latest[one.session.user_id] - happened_at(one.session))
+            inputs.append(
+                improvement_input(one, query, originals, domain.search_index_info.dimensions, decay)
+            )
         except ValueError as error:
             verdicts[one.session.session_id] = Outcome(Status.SKIPPED, str(error))
+        except Exception as error:  # plugin code again
+            verdicts[one.session.session_id] = _failed(error)
     return inputs
 
 
@@ -304,12 +329,38 @@ def sweep_idle(rooms: Improver, idle_seconds: float) -> int:
     return len(idle)
 
 
+def refresh_propensities(rooms: Improver, domain: SearchDomain) -> None:
+    """Estimate from a domain's newest sessions how likely each place is looked at, at most once a day.
+
+    Rounded to hundredths, so that copies are not made again for noise.
+    """
+    if not _uses_propensities(domain) or not rooms.propensities.due(domain.name, PROPENSITIES_RETRY):
+        return
+    history = rooms.clickstream.history(domain.name, limit=PROPENSITIES_SESSIONS)
+    seen = impressions(history, domain.selector.click_events)
+    enough = seen.sessions >= MIN_SESSIONS
+    values = estimate_propensities(seen.places, seen.clicked, seen.pairs) if enough else np.empty(0)
+    rooms.propensities.save(domain.name, values.round(2).tolist(), seen.sessions, time.time())
+    if enough:
+        rooms.propensities.next_in(domain.name, PROPENSITIES_INTERVAL)
+    log.info("propensities estimated", domain=domain.name, sessions=seen.sessions, places=len(values))
+
+
 def run_improvement(rooms: Improver, limit: int, idle_seconds: float) -> int:
-    """Finish promotions, sweep, improve until nothing is free to claim; return how many ended."""
+    """Finish promotions, sweep, estimate propensities, improve until nothing is free to claim.
+
+    Returns:
+        How many queue entries ended.
+    """
     for domain in rooms.releases.unrebuilt():  # whoever switched died before queueing the rebuild
         rebuild_copies(rooms.releases, rooms.queue, domain)
     while sweep_idle(rooms, idle_seconds) == SWEEP_LIMIT:
         pass
+    for one in rooms.domains.values():
+        try:
+            refresh_propensities(rooms, one)
+        except Exception:  # the old ones do, or none
+            log.exception("propensities not estimated", domain=one.name)
     total = in_vain = 0
     while in_vain < VAIN_ROUNDS:
         claimed, ended = improve_users(rooms, limit)

@@ -1,6 +1,6 @@
-"""A starting point for any search: the seeds' balanced values (rate 0.1, 10 iterations, temperature 1)."""
+"""A starting point for any search: GeodesicAdjuster and the evidence weights as they are measured best."""
 
-from improvement.adjusters.torch_based import TorchBasedAdjuster
+from improvement.adjusters.geodesic import GeodesicAdjuster
 from improvement.domain import SearchDomain, SearchIndexInfo
 from improvement.encoders import MiniLMEncoder
 
@@ -9,8 +9,6 @@ info = SearchIndexInfo(dimensions=384)
 domain = SearchDomain(
     name="default",
     search_index_info=info,
-    adjuster=TorchBasedAdjuster(
-        info, adjustment_rate=0.1, num_iterations=10, softmin_temperature=1.0, max_drift=0.3
-    ),
+    adjuster=GeodesicAdjuster(info),
     encoder=MiniLMEncoder(),
 )

@@ -16,9 +16,9 @@ import uvicorn
 from clickstream.records import SearchResult, Session, SessionEvent
 from improvement.adjusters.torch_based import TorchBasedAdjuster
 from improvement.domain import MetricAggregationType, MetricType, SearchDomain, SearchIndexInfo
+from improvement.evidence import EvidenceWeights, SkippedItems
 from improvement.objects import Object, Vectors
 from improvement.schemas import with_revision
-from improvement.selection import SessionSelector, SkippedItems
 
 DIMENSIONS = 16
 
@@ -59,7 +59,7 @@ def make_domain(
         search_index_info=info,
         adjuster=TorchBasedAdjuster(info, adjustment_rate=0.05, num_iterations=5, max_drift=0.3),
         encoder=WordEncoder(dimensions),
-        selector=SessionSelector(skipped_items=SkippedItems.ALL),
+        evidence=EvidenceWeights.published(SkippedItems.ALL),
     )
     return replace(domain, **changes)
 

@@ -165,6 +165,37 @@ def test_an_event_during_the_sweep_keeps_the_session_for_the_next(database: Data
     assert len(store.idle_sessions(60, 10)) == 1
 
 
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_history_walks_a_domain_in_pages_and_misses_and_repeats_nothing(
+    database: Database[Any], monkeypatch: pytest.MonkeyPatch, newest_first: bool
+):
+    monkeypatch.setattr("clickstream.store.HISTORY_PAGE", 3)
+    clock = Clock()
+    store = ClickstreamStore(database, clock)
+    store.ensure_indexes()
+    order = [f"s{i}" for i in range(8)]
+    for i, session_id in enumerate(order):
+        clock.now += i % 4 == 0  # four sessions in the same instant: more than one page
+        store.register(make_session(session_id, "u", ["a"], domain="shop"))
+    store.register(make_session("elsewhere", "u", ["a"], domain="other"))
+    store.push_events([("s5", click("a"))])
+    expected = order[::-1] if newest_first else order
+    for limit in (0, 2, 3, 7, 8, 100):
+        walked = list(store.history("shop", newest_first=newest_first, limit=limit))
+        assert [session.session_id for session in walked] == expected[:limit]
+        assert all(session.registered_at for session in walked)
+        assert all(len(session.events) == (session.session_id == "s5") for session in walked)
+
+
+def test_when_a_session_was_registered_is_the_servers_word_and_in_no_answer(database: Database[Any]):
+    store = ClickstreamStore(database, Clock(1_800_000_000.5))
+    store.register(make_session("s", "u", ["a"], created_at=5))
+    session = store.session("s")
+    assert session is not None
+    assert (session.created_at, session.registered_at) == (5, 1_800_000_000.5)
+    assert "registered_at" not in session.model_dump()
+
+
 def test_the_same_release_id_answers_the_same_batch(store: ClickstreamStore):
     for i in range(3):
         store.register(make_session(f"s{i}", "u", ["a"]))

@@ -37,6 +37,7 @@ class NoModelId:
         ({"encoder": NoModelId()}, "encoder"),
         ({"encoder": WordEncoder(model_id="")}, "encoder.model_id"),
         ({"selector": None}, "selector"),
+        ({"evidence": {"click": 1.0}}, "evidence"),
         ({"prepare": 5}, "prepare"),
     ],
 )

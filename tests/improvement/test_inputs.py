@@ -1,5 +1,6 @@
 import random
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,24 @@ def test_the_order_of_sessions_changes_nothing(sessions, shuffle: random.Random)
 def test_a_session_gives_weight_one_to_its_clicks_and_minus_one_to_its_skips():
     batch = evidence_batch([session("s", ["a", "b"], ["c", "d", "e", "f"])])
     assert batch.weights.flatten().tolist() == [0.5, 0.5, -0.25, -0.25, -0.25, -0.25]
+
+
+def weighted(id, weight):
+    return replace(element(id), weight=weight)
+
+
+def test_an_elements_own_weight_is_taken_and_the_others_keep_the_published_mean():
+    clicked, skipped = [weighted("a", 0.25), element("b")], [weighted("c", -0.75), element("d")]
+    batch = evidence_batch([ImprovementInput("s", element("q"), clicked, skipped)])
+    assert batch.weights.flatten().tolist() == [0.25, 0.5, -0.75, -0.5]
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -float("inf"), 1e300])  # not in float32
+def test_a_weight_that_cannot_be_used_is_an_error_that_names_its_element(weight):
+    broken = [ImprovementInput("s", element("q"), [element("a"), weighted("broken", weight)], [])]
+    with pytest.raises(ValueError, match="'broken': expected a finite weight"):
+        evidence_batch(broken)
+    assert evidence_batch(broken, only={("u", "a")}).weights.tolist() == [[0.5]]
 
 
 def test_the_same_object_of_two_users_is_two_rows():

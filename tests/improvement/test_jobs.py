@@ -1,5 +1,6 @@
 """Improving users under the laws: pure copies, nothing lost, each trouble alone."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from clickstream.improvement_queue import Owner, Request, Status
 from clickstream.records import QueryVector, RegisteredSession
 from improvement.catalogue import Catalogue
 from improvement.domain import SearchDomain
+from improvement.evidence import EvidenceWeights
 from improvement.inputs import EvidenceBatch
 from improvement.jobs import Improver, improve_users, run_improvement, sweep_idle
 from improvement.objects import Object
@@ -436,20 +438,51 @@ def test_a_session_that_outlasts_the_time_limit_is_given_up(world: World):
     assert world.status("a") == ("done", None)
 
 
-def test_a_selector_that_fails_to_split_fails_that_session_alone(world: World):
-    class Torn(SessionSelector):
-        def split(self, session: RegisteredSession) -> tuple[list[str], list[str]]:
-            if session.session_id == "odd":
-                raise RuntimeError("torn")
-            return super().split(session)
+class Torn(EvidenceWeights):
+    """Evidence of a plugin that has a mistake in it."""
 
-    torn = replace(world.domain, selector=Torn())
+    def of(self, session: RegisteredSession, propensities: Sequence[float] = ()) -> Any:
+        wrong = {"none": None, "text": {"o2": "much"}, "nan": {"o2": float("nan")}, "list": ["o2"]}
+        if session.session_id == "odd":
+            raise RuntimeError("torn")
+        return wrong.get(session.session_id, super().of(session, propensities))
+
+
+@pytest.mark.parametrize(
+    ("session_id", "status", "says"),
+    [
+        ("odd", "failed", "RuntimeError: torn"),
+        ("text", "failed", "TypeError"),
+        ("list", "failed", "AttributeError"),
+        ("nan", "failed", "weight of 'o2': expected a finite number, got nan"),
+        ("none", "skipped", "no event that the domain's evidence weighs"),
+    ],
+)
+def test_evidence_that_fails_fails_its_session_alone(world: World, session_id: str, status: str, says: str):
+    torn = replace(world.domain, evidence=Torn())
     world.rooms = replace(world.rooms, domains={torn.name: torn})
-    world.taught("odd", "ann", range(5), [2])
+    world.taught(session_id, "ann", range(5), [2])
     world.taught("even", "ann", range(5), [3])
     world.improve()
-    assert world.status("odd") == ("failed", "RuntimeError: torn")
+    assert world.status(session_id)[0] == status
+    assert says in str(world.status(session_id)[1])
     assert world.status("even") == ("done", None)
+
+
+@pytest.mark.parametrize(("left", "status"), [(float("nan"), "skipped"), (-1.0, "skipped"), ("", "failed")])
+def test_a_decay_that_fails_fails_its_session_alone(world: World, left: Any, status: str):
+    class Rotten(EvidenceWeights):
+        def decay(self, age_seconds: float) -> Any:
+            return left if age_seconds > 0 else 1.0
+
+    rotten = replace(world.domain, evidence=Rotten())
+    world.rooms = replace(world.rooms, domains={rotten.name: rotten})
+    now = int(time.time())
+    world.taught("old", "ann", range(5), [2], created_at=now - 500)
+    world.taught("new", "ann", range(5), [3], created_at=now - 60)
+    world.improve()
+    assert world.status("old")[0] == status
+    assert world.status("new") == ("done", None)
 
 
 @pytest.mark.parametrize("vectors", [((1.0, 2.0),), ((float("nan"),) * 16,)])

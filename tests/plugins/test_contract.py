@@ -44,7 +44,6 @@ def test_a_row_is_prepared_the_same_alone_and_in_company(plugin: SearchDomain):
     [
         ("ecommerce", 0.15, 15, 0.8, MetricAggregationType.AVG),
         ("documents", 0.05, 25, 2.0, MetricAggregationType.MIN),
-        ("default", 0.1, 10, 1.0, MetricAggregationType.MIN),
     ],
 )
 def test_the_seeds_values_are_kept(
