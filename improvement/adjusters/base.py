@@ -1,6 +1,7 @@
 """What adjusters share: the law of bounded drift, and checks that name what is wrong."""
 
 import math
+import sys
 from typing import TYPE_CHECKING
 
 from improvement.domain import MetricType, SearchIndexInfo
@@ -121,16 +122,32 @@ def check_setting(name: str, value: float, *, whole: bool = False, infinite: boo
     """
     kind = "a whole number" if whole else "a number" if infinite else "a finite number"
     number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not number or not value >= 0 or (value == math.inf and not infinite):
+    too_large = sys.float_info.max < value < math.inf if number else True  # a whole number can be
+    if too_large or not value >= 0 or (value == math.inf and not infinite):
         raise ValueError(f"{name}: expected {kind} >= 0, got {value!r}")
 
 
-def check_batch(batch: "EvidenceBatch", info: SearchIndexInfo) -> None:
-    """Raise ValueError naming the field when a batch does not belong to the index, or is not finite."""
+def check_dimensions(batch: "EvidenceBatch", info: SearchIndexInfo) -> None:
+    """Raise ValueError naming the field when a batch does not have the index's dimensions."""
     for field in ("parts", "queries"):
         dimensions = getattr(batch, field).shape[-1]
         if dimensions != info.dimensions:
             raise ValueError(f"{field}: expected {info.dimensions} dimensions, got {dimensions}")
-    for field in ("parts", "queries", "weights"):
-        if not getattr(batch, field).isfinite().all():
-            raise ValueError(f"{field}: expected finite numbers, got NaN or infinity")
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError naming the setting unless torch can compute there."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either
+        raise ValueError(f"device: expected one that torch can use here, got {device!r}: {error}") from error
+
+
+def check_finite(field: str, values: "torch.Tensor") -> None:
+    """Raise ValueError naming the field unless all its numbers are finite."""
+    if (
+        not math.isfinite(values.sum().item()) and not values.isfinite().all()
+    ):  # a sum is quick, and may overflow
+        raise ValueError(f"{field}: expected finite numbers, got NaN or infinity")

@@ -4,7 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from improvement.adjusters.base import check_batch, check_setting, limit_drift
+from improvement.adjusters.base import (
+    check_device,
+    check_dimensions,
+    check_finite,
+    check_setting,
+    limit_drift,
+)
 from improvement.domain import SearchIndexInfo
 
 if TYPE_CHECKING:  # plugins make adjusters in the web process, which loads no torch
@@ -56,9 +62,13 @@ class TorchBasedAdjuster:
         """Return the adjusted parts, same shape and dtype as ``batch.parts``.
 
         Raises:
-            ValueError: the batch holds NaN or infinity, or not the index's number of dimensions.
+            ValueError: the batch holds NaN or infinity, or not the index's number of dimensions, or torch
+                cannot use the device.
         """
-        check_batch(batch, self.search_index_info)
+        check_device(self.device)
+        check_dimensions(batch, self.search_index_info)
+        for field in ("parts", "queries", "weights"):
+            check_finite(field, getattr(batch, field))
         adjusted = batch.parts.detach().clone()
         for rows in _chunks(batch):
             real = batch.part_mask[rows].any(0).nonzero()[:, 0]

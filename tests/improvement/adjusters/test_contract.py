@@ -10,13 +10,17 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from improvement.adjusters.geodesic import GeodesicAdjuster
 from improvement.adjusters.torch_based import TorchBasedAdjuster
 from improvement.domain import MetricAggregationType, MetricType, SearchIndexInfo, VectorsAdjuster
 from improvement.inputs import EvidenceBatch, ImprovementElement, ImprovementInput, evidence_batch
 from improvement.similarity import object_similarity
 
 #: (constructor, moderate settings: small steps, under which a click must help)
-ADJUSTERS = [pytest.param((TorchBasedAdjuster, {"adjustment_rate": 0.01}), id="torch")]
+ADJUSTERS = [
+    pytest.param((TorchBasedAdjuster, {"adjustment_rate": 0.01}), id="torch"),
+    pytest.param((GeodesicAdjuster, {"adjustment_rate": 0.01}), id="geodesic"),
+]
 SPACES = [pytest.param(space, id="-".join(space)) for space in product(MetricType, MetricAggregationType)]
 
 every_adjuster = pytest.mark.parametrize("adjuster", ADJUSTERS)
@@ -293,3 +297,11 @@ def test_float64_vectors_come_back_as_float64(adjuster):
     batch = one_object([[1.0, 0.5, 0.0]], [[0.3, 1.0, 0.2]])
     wide = replace(batch, parts=batch.parts.double())
     assert made(adjuster, (), 3).adjust(wide).dtype == torch.float64
+
+
+@every_adjuster
+@pytest.mark.parametrize("device", ["banana", "cuda:99"])
+def test_a_device_that_torch_cannot_use_is_named(adjuster, device):
+    batch = one_object([[1.0, 0.5, 0.0]], [[0.3, 1.0, 0.2]])
+    with pytest.raises(ValueError, match="^device: expected one that torch can use"):
+        made(adjuster, (), 3, device=device).adjust(batch)
