@@ -16,6 +16,7 @@ from rich.table import Table
 
 from improvement.errors import StudioError
 from improvement.promotion import promote, rollback
+from improvement.replay_cli import register as register_replay
 from improvement.settings import Environment, Settings, template
 from improvement.telemetry import configure_logging
 from improvement.wiring import Rooms, build, improver, ticker
@@ -194,6 +195,9 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
     for row in rows:
         table.add_row(*(json.dumps(v) if isinstance(v, dict | list) else str(v) for v in row.values()))
     Console().print(table)
+
+
+register_replay(app, _rooms)
 
 
 if __name__ == "__main__":

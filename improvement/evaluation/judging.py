@@ -1,0 +1,133 @@
+"""Rank again what one logged session showed, and say how well each method does by its clicks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clickstream.records import RegisteredSession
+from improvement.copies import Key
+from improvement.domain import SearchDomain
+from improvement.evaluation.metrics import graded_ndcg, ndcg, reciprocal_rank
+from improvement.evaluation.ranking import best_first, scores, searched
+from improvement.evaluation.report import NO_LEARNING, Row, Sample, settings_of
+from improvement.objects import Object, Vectors
+
+AS_SHOWN = "as shown"
+#: Places that nDCG looks at.
+K = 10
+#: Clip of the inverse propensities that weigh the clicks.
+MAX_INVERSE_PROPENSITY = 10.0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One session, judged.
+
+    Attributes:
+        weight: mean inverse propensity of its clicks.
+        has_copies: whether a copy took part.
+        found: method -> nDCG, reciprocal rank, nDCG with the inverse propensities as gains.
+    """
+
+    user_id: str
+    weight: float
+    has_copies: bool
+    found: Mapping[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges the sessions of one domain.
+
+    Attributes:
+        domain: its selector says what a click is, its index how to compare.
+        method: what to call ranking with copies; None leaves it out.
+        propensities: chance, in 0..1, that each place is looked at; none means that all are certain.
+    """
+
+    domain: SearchDomain
+    method: str | None
+    propensities: Sequence[float] = ()
+
+    def judge(
+        self,
+        session: RegisteredSession,
+        query: Vectors,
+        originals: Mapping[str, Object],
+        copies: Mapping[Key, Object],
+    ) -> Judged | str:
+        """Rank what a session showed in every way, or say why that tells nothing.
+
+        Equal scores keep the order in which they were shown. Objects that are no longer there are left out.
+
+        Args:
+            query: (M, D) prepared query vectors.
+            originals: by object id; may hold more than the session showed, or less.
+            copies: by user and object id.
+        """
+        user_id = str(session.user_id)
+        clicks = {e.object_id for e in session.events if e.event_type in self.domain.selector.click_events}
+        there = [(p, r.object_id) for p, r in enumerate(session.search_results) if r.object_id in originals]
+        gains = np.array([self._inverse(place) if o in clicks else 0.0 for place, o in there])
+        if len(there) < 2:
+            return "fewer than 2 of the shown objects are still there"
+        if not gains.any():
+            return "no clicked object is still there"
+        shown = [originals[o] for _, o in there]
+        orders: dict[str, Any] = {AS_SHOWN: slice(None), NO_LEARNING: self._order(query, shown)}
+        if self.method is not None:
+            mine = [copies.get((user_id, o), originals[o]) for _, o in there]
+            orders[self.method] = self._order(query, mine)
+        ranked = {name: gains[order] for name, order in orders.items()}
+        return Judged(
+            user_id=user_id,
+            weight=float(gains[gains > 0].mean()),
+            has_copies=any((user_id, o) in copies for _, o in there),
+            found={
+                name: (
+                    ndcg(worth > 0, int(np.count_nonzero(gains)), K),
+                    reciprocal_rank(worth),
+                    graded_ndcg(worth, K),
+                )
+                for name, worth in ranked.items()
+            },
+        )
+
+    def _order(self, query: Vectors, objects: Sequence[Object]) -> Any:
+        info = self.domain.search_index_info
+        compared = [searched(one, info.metric_aggregation_type) for one in objects]
+        return best_first(scores([query], compared, info.metric_type)[0], len(objects))
+
+    def _inverse(self, place: int) -> float:
+        if not self.propensities:
+            return 1.0
+        looked_at = self.propensities[min(place, len(self.propensities) - 1)]
+        return 1 / max(looked_at, 1 / MAX_INVERSE_PROPENSITY)
+
+    def rows(self, judged: Sequence[Judged], seed: int) -> list[Row]:
+        """Return a row for each method: means over sessions, raw and weighted, and differences."""
+        numbers = {user: number for number, user in enumerate({one.user_id: None for one in judged})}
+        users = np.array([numbers[one.user_id] for one in judged])
+        weights = np.array([one.weight for one in judged])
+
+        def samples(name: str) -> dict[str, Sample]:
+            gain, rank, weighted = np.array([one.found[name] for one in judged]).T
+            return {
+                f"ndcg@{K}": Sample(gain, users),
+                "mrr": Sample(rank, users),
+                f"ips_ndcg@{K}": Sample(weighted, users, weights),
+                "ips_mrr": Sample(rank, users, weights),
+            }
+
+        baseline = samples(NO_LEARNING)
+        rows = [
+            Row.of(AS_SHOWN, samples(AS_SHOWN), baseline, seed),
+            Row.of(NO_LEARNING, baseline, None, seed),
+        ]
+        if self.method is not None:
+            domain = self.domain
+            settings = {"adjuster": settings_of(domain.adjuster), "evidence": settings_of(domain.evidence)}
+            rows.append(Row.of(self.method, samples(self.method), baseline, seed, settings))
+        return rows
