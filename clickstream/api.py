@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Body, HTTPException, Query
 from pydantic import ValidationError
@@ -12,6 +12,7 @@ from clickstream import ubi
 from clickstream.improvement_queue import ImprovementQueue, Owner, Request
 from clickstream.records import (
     MAX_INT,
+    Action,
     Identifier,
     Record,
     RegisteredSession,
@@ -23,6 +24,8 @@ from clickstream.store import ClickstreamStore, SessionFull
 
 #: Sessions one page of a batch may hold.
 MAX_PAGE = 1_000
+
+_InDomain = TypeVar("_InDomain", Session, Action)
 
 
 @dataclass(frozen=True)
@@ -229,15 +232,15 @@ def known(rooms: ClickstreamRooms, session_id: str) -> RegisteredSession:
     return session
 
 
-def in_domain(session: Session, domains: Collection[str]) -> Session:
-    """Return the session with its domain filled in; raises 422 for one that is not configured."""
-    if session.domain is None:
-        return session.model_copy(update={"domain": next(iter(domains))})
-    if session.domain not in domains:
+def in_domain(given: _InDomain, domains: Collection[str]) -> _InDomain:
+    """Return a session or action with its domain filled in; raises 422 for one that is not configured."""
+    if given.domain is None:
+        return given.model_copy(update={"domain": next(iter(domains))})
+    if given.domain not in domains:
         raise HTTPException(
-            422, f"domain {session.domain!r} is not configured; expected one of {list(domains)}"
+            422, f"domain {given.domain!r} is not configured; expected one of {list(domains)}"
         )
-    return session
+    return given
 
 
 def check_time(rooms: ClickstreamRooms, created_at: int | None) -> None:
@@ -276,7 +279,7 @@ def reason(error: ValueError) -> str:
     """Say in one line what is wrong with a document."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:500]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"[:500]
     return str(error)[:500]
 
 

@@ -119,6 +119,38 @@ class SessionEvent(Record):
     meta: Meta | None = None
 
 
+class Action(Record):
+    """Something a user did outside a search. ``action_id`` is unique to its user, in all domains.
+
+    Attributes:
+        action_type: any text; `view_post`, `like_post` and the others that evidence weighs say something.
+        created_at: filled with the server's clock when the client leaves it out.
+        domain: the search domain whose object it is about; the first configured one when left out.
+        meta: what else there is to say; ``dwell_seconds`` is how long the user stayed.
+    """
+
+    action_id: Identifier
+    user_id: Identifier
+    object_id: Identifier
+    action_type: Annotated[str, Field(min_length=1, max_length=128)]
+    created_at: Timestamp | None = None
+    domain: Annotated[str, Field(max_length=64)] | None = None
+    meta: Meta | None = None
+
+
+class ReceivedAction(Action):
+    """An action as the store holds it.
+
+    Attributes:
+        received_at: when it came, in seconds since 1970 by the server's clock (``created_at`` is the
+            client's word).
+        place: its place in the log; texts that sort as the actions were received.
+    """
+
+    received_at: float
+    place: str
+
+
 class QueryVector(Record):
     """A search query as vectors, M rows of D numbers, and the embedding model they belong to."""
 
@@ -134,6 +166,8 @@ class RegisteredSession(Session):
         events: all events, by ``created_at`` then ``event_id``.
         query_vector: the query as it was embedded, when known.
         session_number: the session's place in its released batch, from 1; None before release.
+        registered_at: when it came, in seconds since 1970 by the server's clock (``created_at`` is the
+            client's word); left out of every dump, for the published answers do not have it.
     """
 
     search_results: tuple[SearchResult, ...] = ()
@@ -141,6 +175,7 @@ class RegisteredSession(Session):
     events: tuple[SessionEvent, ...] = ()
     query_vector: QueryVector | None = None
     session_number: int | None = None
+    registered_at: float | None = Field(default=None, exclude=True)
 
 
 class BatchStatus(StrEnum):

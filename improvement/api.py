@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pymongo.errors import PyMongoError
 from qdrant_client.http.exceptions import ApiException
 
+from clickstream.actions_api import create_actions_router
 from clickstream.api import ClickstreamRooms, create_internal_router, create_router, create_ubi_router
 from clickstream.records import RegisteredSession
 from improvement.errors import Conflict, Invalid, NotFound, StudioError, Unavailable
@@ -57,6 +58,7 @@ def create_app(rooms: Rooms) -> FastAPI:
     v1 = APIRouter(prefix="/api/v1")
     v1.include_router(create_router(clickstream), dependencies=client)
     v1.include_router(create_ubi_router(clickstream), dependencies=client)
+    v1.include_router(create_actions_router(clickstream, rooms.actions), dependencies=client)
     v1.include_router(search_router(rooms), dependencies=client)
     v1.include_router(create_internal_router(clickstream), dependencies=operator)
     v1.include_router(objects_router(rooms), dependencies=operator)

@@ -11,12 +11,14 @@ from dramatiq.brokers.stub import StubBroker
 from pymongo import MongoClient
 from qdrant_client import QdrantClient
 
+from clickstream.actions import ActionStore
 from clickstream.improvement_queue import ImprovementQueue
 from clickstream.store import ClickstreamStore
 from improvement.background import Ticker, Wake, sender
 from improvement.domain import SearchDomain, load_domain
 from improvement.embedded import EmbeddedMongo
 from improvement.errors import WrongPlugin
+from improvement.propensity_store import PropensityStore
 from improvement.releases import Releases
 from improvement.settings import Settings
 from improvement.telemetry import Metrics
@@ -36,9 +38,11 @@ class Rooms:
     settings: Settings
     domains: Mapping[str, SearchDomain]
     clickstream: ClickstreamStore
+    actions: ActionStore
     queue: ImprovementQueue
     vectors: VectorStore
     releases: Releases
+    propensities: PropensityStore
     broker: Broker
     wake: Wake
     metrics: Metrics
@@ -100,8 +104,10 @@ def build(
         stack.callback(mongo.close)
         database = mongo[settings.mongo_database]
         clickstream, queue = ClickstreamStore(database), ImprovementQueue(database)
+        actions = ActionStore(database)
         releases = Releases(qdrant, database)
         clickstream.ensure_indexes()
+        actions.ensure_indexes()
         queue.ensure_indexes()
         for domain in domains.values():
             releases.ensure(domain)
@@ -115,9 +121,11 @@ def build(
             settings=settings,
             domains=domains,
             clickstream=clickstream,
+            actions=actions,
             queue=queue,
             vectors=VectorStore(qdrant),
             releases=releases,
+            propensities=PropensityStore(database),
             broker=broker,
             wake=sender(broker),
             metrics=Metrics(),
@@ -143,6 +151,7 @@ def improver(rooms: Rooms) -> "Improver":
         vectors=rooms.vectors,
         releases=rooms.releases,
         domains=rooms.domains,
+        propensities=rooms.propensities,
         lease_seconds=rooms.settings.improvement_lease_seconds,
         max_attempts=rooms.settings.improvement_max_attempts,
         metrics=rooms.metrics,
