@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A data set folder as docs/replay.md describes it; without one that benchmark is left out.
+REPLAY ?= ../shared/data/movielens-replay
 
 .PHONY: help demo serve test check format bench clean
 
@@ -41,6 +43,8 @@ bench: $(STAMP)  ## Run the benchmarks
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/adjusters.py
+	test ! -d $(REPLAY) || $(BIN)/python benchmarks/evidence.py --dataset $(REPLAY)
 
 clean:  ## Remove the environment and caches, not the data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
