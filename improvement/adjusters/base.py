@@ -2,7 +2,7 @@
 
 import math
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from improvement.domain import MetricType, SearchIndexInfo
 
@@ -125,6 +125,14 @@ def check_setting(name: str, value: float, *, whole: bool = False, infinite: boo
     too_large = sys.float_info.max < value < math.inf if number else True  # a whole number can be
     if too_large or not value >= 0 or (value == math.inf and not infinite):
         raise ValueError(f"{name}: expected {kind} >= 0, got {value!r}")
+
+
+def check_settings(adjuster: Any) -> None:
+    """Raise ValueError naming the first of an adjuster's settings that makes no sense."""
+    check_setting("adjustment_rate", adjuster.adjustment_rate)
+    check_setting("num_iterations", adjuster.num_iterations, whole=True)
+    check_setting("softmin_temperature", adjuster.softmin_temperature)
+    check_setting("max_drift", adjuster.max_drift, infinite=True)
 
 
 def check_dimensions(batch: "EvidenceBatch", info: SearchIndexInfo) -> None:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from improvement.adjusters.base import check_device, check_dimensions, check_finite, check_setting
+from improvement.adjusters.base import check_device, check_dimensions, check_finite, check_settings
 from improvement.domain import MetricAggregationType, SearchIndexInfo
 
 if TYPE_CHECKING:  # plugins make adjusters in the web process, which loads no torch
@@ -54,10 +54,7 @@ class GeodesicAdjuster:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        check_setting("adjustment_rate", self.adjustment_rate)
-        check_setting("num_iterations", self.num_iterations, whole=True)
-        check_setting("softmin_temperature", self.softmin_temperature)
-        check_setting("max_drift", self.max_drift, infinite=True)
+        check_settings(self)
 
     def adjust(self, batch: "EvidenceBatch") -> "torch.Tensor":
         """Return the adjusted parts, same shape and dtype as ``batch.parts``.

@@ -8,7 +8,7 @@ from improvement.adjusters.base import (
     check_device,
     check_dimensions,
     check_finite,
-    check_setting,
+    check_settings,
     limit_drift,
 )
 from improvement.domain import SearchIndexInfo
@@ -53,10 +53,7 @@ class TorchBasedAdjuster:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        check_setting("adjustment_rate", self.adjustment_rate)
-        check_setting("num_iterations", self.num_iterations, whole=True)
-        check_setting("softmin_temperature", self.softmin_temperature)
-        check_setting("max_drift", self.max_drift, infinite=True)
+        check_settings(self)
 
     def adjust(self, batch: "EvidenceBatch") -> "torch.Tensor":
         """Return the adjusted parts, same shape and dtype as ``batch.parts``.
