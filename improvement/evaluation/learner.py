@@ -87,7 +87,7 @@ class _NoEncoder:
     model_id = "the data set's"
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        raise NotImplementedError(f"asked to embed {len(texts)} texts")
+        raise ValueError(f"a data set brings its vectors: nothing embeds its {len(texts)} texts")
 
 
 @dataclass(eq=False)

@@ -245,7 +245,7 @@ def test_a_choice_of_nobody_is_refused(which: str):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL.exists(), reason="the real data set is not there")
+@pytest.mark.skipif(not REAL.exists(), reason="its licence keeps the data set out of this repository")
 def test_the_first_row_of_the_real_data_set_is_reproduced():
     found = means(replay(Scene.of(load_dataset(REAL)), None, EvidenceWeights()))
     assert {name: round(value, 4) for name, value in found.items()} == {
