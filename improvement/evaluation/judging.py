@@ -74,7 +74,8 @@ class Judge:
         if len(there) < 2:
             return "fewer than 2 of the shown objects are still there"
         if not gains.any():
-            return "no clicked object is still there"
+            shown_once = {result.object_id for result in session.search_results}
+            return "no clicked object is still there" if clicks & shown_once else "dislikes only, no click"
         shown = [originals[o] for _, o in there]
         orders: dict[str, Any] = {AS_SHOWN: slice(None), NO_LEARNING: self._order(query, shown)}
         if self.method is not None:

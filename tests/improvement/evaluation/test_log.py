@@ -203,6 +203,21 @@ def test_a_click_on_an_old_list_after_the_split_teaches_nothing(
 
 
 @pytest.mark.usefixtures("originals")
+def test_a_session_of_dislikes_teaches_and_is_not_judged(rooms: Rooms, domain: SearchDomain):
+    domain = replace(domain, evidence=EvidenceWeights())
+    for number, (name, kind) in enumerate([("old", "hide"), ("seen", "click"), ("test", "hide")]):
+        start = START + number * 1000
+        rooms.clickstream.register(
+            make_session(name, "ann", ["o1", "o2"], created_at=start, domain=domain.name)
+        )
+        event = click("o2").model_copy(update={"created_at": start + 60, "event_type": kind})
+        rooms.clickstream.push_events([(name, event)])
+    source = run(rooms, domain, test_share=0.6).source
+    assert (source["train"], source["judged"], source["judged_with_copies"]) == (1, 1, 1)
+    assert source["not_judged"] == {"dislikes only, no click": 1}
+
+
+@pytest.mark.usefixtures("originals")
 def test_stored_query_vectors_are_used_and_other_texts_embedded_once(rooms: Rooms, domain: SearchDomain):
     encoder = WordEncoder()
     domain = replace(domain, encoder=encoder)
