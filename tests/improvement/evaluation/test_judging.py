@@ -87,7 +87,7 @@ def test_places_are_those_of_what_was_shown_even_when_some_of_it_is_gone():
     [
         (session(shown="axyz", clicked="a"), "fewer than 2 of the shown objects"),
         (session(shown="abx", clicked="x"), "no clicked object is still there"),
-        (session(shown="abc", clicked="b", event_type="hide"), "no clicked object is still there"),
+        (session(shown="abc", clicked="b", event_type="hide"), "dislikes only, no click"),
     ],
 )
 def test_what_tells_nothing_says_why(one: RegisteredSession, says: str):
