@@ -1,7 +1,9 @@
 """`dramatiq worker`: the broker and the improvement actor; the work itself is `improvement.jobs`."""
 
+import gc
 import threading
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 import dramatiq
 
@@ -30,17 +32,22 @@ def rooms() -> Rooms:
         return _connected()
 
 
-def improve() -> int:
-    """Improve until nothing is free to claim."""
+@cache
+def _improving() -> Callable[[], int]:
     import torch  # here, because the parent process need not load it
 
     from improvement.jobs import run_improvement
 
-    torch.set_num_threads(
-        1
-    )  # more worker processes, not more threads: on busy cores they wait for each other
+    # More worker processes, not more threads: on busy cores they wait for each other.
+    torch.set_num_threads(1)
     what = improver(rooms())
-    return run_improvement(what, settings.improvement_batch_sessions, settings.session_idle_seconds)
+    gc.freeze()  # what start-up made stays as long as the process: no need to look for garbage in it
+    return partial(run_improvement, what, settings.improvement_batch_sessions, settings.session_idle_seconds)
+
+
+def improve() -> int:
+    """Improve until nothing is free to claim."""
+    return _improving()()
 
 
 broker.add_middleware(

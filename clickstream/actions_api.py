@@ -1,11 +1,11 @@
 """HTTP for actions, the events outside a search; routes only."""
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException
 from pydantic import Field
 
-from clickstream.actions import ActionStore
 from clickstream.api import ClickstreamRooms, Rejected, check_count, check_time, in_domain, reason
 from clickstream.records import Action, Record
 
@@ -29,8 +29,12 @@ class ActionsReceipt(Record):
     rejected: list[Rejected]
 
 
-def create_actions_router(rooms: ClickstreamRooms, store: ActionStore) -> APIRouter:
-    """Return the route for events outside a search (role client)."""
+def create_actions_router(rooms: ClickstreamRooms, push: Callable[[Sequence[Action]], int]) -> APIRouter:
+    """Return the route for events outside a search (role client).
+
+    Args:
+        push: takes actions, their domain filled in, and returns how many of them were new.
+    """
     router = APIRouter(tags=["actions"])
 
     @router.post("/actions")
@@ -45,7 +49,7 @@ def create_actions_router(rooms: ClickstreamRooms, store: ActionStore) -> APIRou
                 rejected.append(Rejected(index=index, reason=error.detail))
             except ValueError as error:
                 rejected.append(Rejected(index=index, reason=reason(error)))
-        new = store.push(actions)
+        new = push(actions)
         return ActionsReceipt(accepted=new, repeated=len(actions) - new, rejected=rejected)
 
     return router

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from pymongo import ASCENDING, UpdateOne
+from pymongo import ASCENDING, DeleteOne, UpdateOne
 from pymongo.database import Database
 
 from clickstream.store import Document, insert_new
@@ -68,7 +68,7 @@ class Entry:
     status: Status
     reason: str | None
     attempts: int
-    generation: int
+    generation: str
     queued_at: float
     finished_at: float | None
 
@@ -97,10 +97,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an entry ended, and why if it taught nothing."""
+    """How an entry ended, and why if it taught nothing.
+
+    Attributes:
+        keep: False deletes the entry: what it is about is gone, and so is who it names.
+    """
 
     status: Status
     reason: str | None = None
+    keep: bool = True
 
 
 class ImprovementQueue:
@@ -116,6 +121,7 @@ class ImprovementQueue:
         """Create the indexes; safe to repeat and to run from several processes."""
         self._entries.create_index([("status", ASCENDING), ("priority", ASCENDING), ("queued_at", ASCENDING)])
         self._entries.create_index([("owner_key", ASCENDING), ("status", ASCENDING)])
+        self._entries.create_index("user_id")
         self._leases.create_index("until")
 
     def enqueue(self, requests: Iterable[Request]) -> None:
@@ -153,7 +159,14 @@ class ImprovementQueue:
         """Queue sessions again because they changed; those never queued stay out; one round trip."""
         self._entries.update_many(
             {"_id": {"$in": [f"session:{session_id}" for session_id in session_ids]}},
-            {"$set": {"status": Status.PENDING, "reason": None, "attempts": 0}, "$inc": {"generation": 1}},
+            {
+                "$set": {
+                    "status": Status.PENDING,
+                    "reason": None,
+                    "attempts": 0,
+                    "generation": uuid.uuid4().hex,
+                }
+            },
         )
 
     def _pending(
@@ -171,8 +184,9 @@ class ImprovementQueue:
                 "priority": priority,
                 "version": version,
                 "finished_at": None,
+                # no number: an entry deleted and queued again would start from 1, like its predecessor
+                "generation": uuid.uuid4().hex,
             },
-            "$inc": {"generation": 1},
         }
 
     def _upsert(self, updates: list[UpdateOne]) -> None:
@@ -218,18 +232,16 @@ class ImprovementQueue:
     def finish(self, claim: Claim, outcomes: Mapping[str, Outcome]) -> None:
         """Write outcomes by entry id and give the leases back.
 
-        An entry queued again in the meantime (its generation moved) stays pending, as does one without an
-        outcome.
+        An entry queued again in the meantime (its generation is another) stays pending, as does one without
+        an outcome.
         """
         now = self._clock()
         generations = {entry.entry_id: entry.generation for of in claim.entries.values() for entry in of}
-        updates = [
-            UpdateOne(
-                {"_id": entry_id, "generation": generations[entry_id]},
-                {"$set": {"status": outcome.status, "reason": _short(outcome.reason), "finished_at": now}},
-            )
-            for entry_id, outcome in outcomes.items()
-        ]
+        updates: list[UpdateOne | DeleteOne] = []
+        for entry_id, outcome in outcomes.items():
+            claimed = {"_id": entry_id, "generation": generations[entry_id]}
+            ended = {"status": outcome.status, "reason": _short(outcome.reason), "finished_at": now}
+            updates.append(UpdateOne(claimed, {"$set": ended}) if outcome.keep else DeleteOne(claimed))
         if updates:
             self._entries.bulk_write(updates, ordered=False)
         self.give_back(claim)
@@ -260,6 +272,12 @@ class ImprovementQueue:
         users = self._entries.distinct("user_id", {"domain": domain})
         return [Owner(domain, user_id) for user_id in users if user_id is not None]
 
+    def erase(self, user_id: str) -> int:
+        """Delete a user's lines in every domain; return of how many sessions there was one."""
+        removed = self._entries.delete_many({"user_id": user_id, "session_id": {"$ne": None}}).deleted_count
+        self._entries.delete_many({"user_id": user_id})
+        return removed
+
     def entry(self, session_id: str) -> Entry | None:
         """Return a session's line, or None if it never was queued."""
         found = self._entries.find_one({"_id": f"session:{session_id}"})
@@ -281,6 +299,11 @@ class ImprovementQueue:
         )
         due = {"_id": name, "next_at": {"$lte": now}}
         return self._ticks.update_one(due, {"$set": {"next_at": now + interval}}).modified_count == 1
+
+    def hurry(self, name: str, seconds: float = 0.0) -> None:
+        """Have a job's next tick come in that many seconds, unless it comes earlier anyway."""
+        soon = {"$min": {"next_at": self._clock() + seconds}}
+        self._ticks.update_one({"_id": name}, soon)  # a tick nobody took yet is due as it is
 
 
 def _short(reason: str | None) -> str | None:

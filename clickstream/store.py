@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, InsertOne, UpdateOne
+from pymongo import ASCENDING, DESCENDING, DeleteMany, DeleteOne, InsertOne, UpdateOne
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
@@ -26,8 +26,8 @@ DUPLICATE_KEY = 11000
 MAX_SHOWN = 3_000
 #: Documents one numbering write touches while a batch is released.
 NUMBERING_CHUNK = 1_000
-#: Sessions read at once when a domain's history is walked.
-HISTORY_PAGE = 500
+#: Sessions read at once when a domain's history is walked; SecantusDB's ``$in`` takes the square of this.
+HISTORY_PAGE = 100
 
 Document = dict[str, Any]
 
@@ -39,11 +39,11 @@ class SessionFull(ValueError):
         super().__init__(f"session {session_id!r} would show more than {MAX_SHOWN} results")
 
 
-def insert_new(write: Callable[[], Any]) -> int:
+def insert_new(write: Callable[[], Any]) -> set[int]:
     """Run an unordered bulk write; swallow duplicate keys and nothing else.
 
     Returns:
-        How many documents were duplicates.
+        The places in the write, from 0, of the documents that were duplicates.
 
     Raises:
         BulkWriteError: any write failed for another reason.
@@ -55,8 +55,8 @@ def insert_new(write: Callable[[], Any]) -> int:
         others = [failure for failure in failures if failure.get("code") != DUPLICATE_KEY]
         if others or error.details.get("writeConcernErrors"):
             raise
-        return len(failures)
-    return 0
+        return {failure["index"] for failure in failures}
+    return set()
 
 
 class ClickstreamStore:
@@ -77,6 +77,7 @@ class ClickstreamStore:
         self._sessions.create_index([("swept", ASCENDING), ("last_activity_at", ASCENDING)])
         self._sessions.create_index([("batch_id", ASCENDING), ("session_number", ASCENDING)])
         self._sessions.create_index([("domain", ASCENDING), ("registered_at", ASCENDING), ("_id", ASCENDING)])
+        self._sessions.create_index("user_id")
         self._events.create_index([("session_id", ASCENDING), ("event_id", ASCENDING)], unique=True)
         self._batches.create_index("release_id", unique=True)
 
@@ -108,7 +109,7 @@ class ClickstreamStore:
         """Append to known sessions what their new pages show and they have not shown yet.
 
         Another process may be extending the same session right now: an update only lands on the list it was
-        made for, and whoever comes second reads again.
+        made for, and whoever comes second reads again. A session that was erased meanwhile stays erased.
         """
         ids = list({page.session_id for page in pages})
         while True:
@@ -124,7 +125,9 @@ class ClickstreamStore:
         """Return the sessions that are full, and the updates that append what is new to the others."""
         full, updates = [], []
         for page in pages:
-            seen = shown[page.session_id]
+            seen = shown.get(page.session_id)
+            if seen is None:
+                continue
             results = _first((result.model_dump() for result in page.search_results), "object_id")
             fresh = [result for object_id, result in results.items() if object_id not in seen]
             if len(seen) + len(fresh) > MAX_SHOWN:
@@ -182,7 +185,7 @@ class ClickstreamStore:
         self._note_change({session_id for session_id, _ in events}, now)
         repeats = insert_new(lambda: self._events.insert_many(documents, ordered=False))
         self._note_change({session_id for session_id, _ in events}, now)
-        return len(documents) - repeats
+        return len(documents) - len(repeats)
 
     def _note_change(self, session_ids: Iterable[str], now: float) -> None:
         self._sessions.update_many(
@@ -256,6 +259,24 @@ class ClickstreamStore:
         ]
         if updates:
             self._sessions.bulk_write(updates, ordered=False)
+
+    def erase(self, user_id: str) -> tuple[int, int]:
+        """Delete a user's sessions and their events, in four round trips; safe to repeat.
+
+        Returns:
+            How many sessions there were, and how many events.
+        """
+        ids = [found["_id"] for found in self._sessions.find({"user_id": user_id}, {"_id": 1})]
+        if not ids:
+            return 0, 0
+        # Events first: dying in between, the sessions still tell which are left. And again, because some may
+        # have come meanwhile. One delete a session, sent together: `$in` costs SecantusDB the square.
+        deletes = [DeleteMany({"session_id": session_id}) for session_id in ids]
+        events = self._events.bulk_write(deletes, ordered=False).deleted_count
+        mine = [DeleteOne({"_id": session_id, "user_id": user_id}) for session_id in ids]
+        sessions = self._sessions.bulk_write(mine, ordered=False).deleted_count
+        events += self._events.bulk_write(deletes, ordered=False).deleted_count
+        return sessions, events
 
     def release(self, release_id: str) -> SessionBatch:
         """Close the batch that is collecting; the same release id answers the same batch.

@@ -1,5 +1,6 @@
 """Operator's command line: `python -m improvement --help`."""
 
+import gc
 import json
 import signal
 import sys
@@ -53,9 +54,11 @@ def serve(
         stop = _start_embedded_worker(rooms) if rooms.settings.redis_url is None else None
         # uvicorn raises the signal it was stopped by again; as an exit it lets the stores close.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        made = create_app(rooms)
+        gc.freeze()  # what start-up made stays as long as the process: no need to look for garbage in it
         try:
             uvicorn.run(
-                create_app(rooms), host=rooms.settings.host, port=rooms.settings.port, log_level="warning",
+                made, host=rooms.settings.host, port=rooms.settings.port, log_level="warning",
                 timeout_graceful_shutdown=10,
             )  # fmt: skip
         finally:
@@ -144,7 +147,9 @@ def set_blue(model: Model, domain: Domain = None, as_json: Json = False) -> None
     """Make a collection the serving one; copies are rebuilt on it."""
     with _rooms() as rooms:
         name = domain or rooms.default_domain.name
-        _print([promote(rooms.releases, rooms.queue, rooms.wake, name, model).as_json()], as_json)
+        _print(
+            [promote(rooms.releases, rooms.queue, rooms.profiles, rooms.wake, name, model).as_json()], as_json
+        )
 
 
 @collections.command("rollback")
@@ -152,7 +157,7 @@ def roll_back(domain: Domain = None, as_json: Json = False) -> None:
     """Make the collection serve again that was blue before."""
     with _rooms() as rooms:
         name = domain or rooms.default_domain.name
-        _print([rollback(rooms.releases, rooms.queue, rooms.wake, name).as_json()], as_json)
+        _print([rollback(rooms.releases, rooms.queue, rooms.profiles, rooms.wake, name).as_json()], as_json)
 
 
 @collections.command()

@@ -17,9 +17,13 @@ from qdrant_client.http.exceptions import ApiException
 from clickstream.actions_api import create_actions_router
 from clickstream.api import ClickstreamRooms, create_internal_router, create_router, create_ubi_router
 from clickstream.records import RegisteredSession
+from improvement.batch_routes import batch_router
 from improvement.errors import Conflict, Invalid, NotFound, StudioError, Unavailable
+from improvement.profile_routes import profiles_router
+from improvement.profiles.live import LiveProfiles
 from improvement.routes import collections_router, objects_router, search_router
 from improvement.security import ApiKeys, BodyLimit
+from improvement.user_routes import users_router
 from improvement.wiring import Rooms
 
 log = structlog.get_logger()
@@ -54,15 +58,19 @@ def create_app(rooms: Rooms) -> FastAPI:
         max_events=settings.max_events_per_request,
     )
 
+    live = LiveProfiles(rooms.profiles, rooms.actions, rooms.vectors, rooms.releases, rooms.domains)
+
     app = FastAPI(title="Embedding Studio for Qdrant", version=version("embedding-studio-qdrant"))
     v1 = APIRouter(prefix="/api/v1")
     v1.include_router(create_router(clickstream), dependencies=client)
     v1.include_router(create_ubi_router(clickstream), dependencies=client)
-    v1.include_router(create_actions_router(clickstream, rooms.actions), dependencies=client)
+    v1.include_router(create_actions_router(clickstream, live.push), dependencies=client)
     v1.include_router(search_router(rooms), dependencies=client)
+    v1.include_router(profiles_router(rooms), dependencies=client)
     v1.include_router(create_internal_router(clickstream), dependencies=operator)
     v1.include_router(objects_router(rooms), dependencies=operator)
     v1.include_router(collections_router(rooms), dependencies=operator)
+    v1.include_router(users_router(rooms), dependencies=operator)
 
     @v1.get("/ping", tags=["health"])
     def ping() -> dict[str, str]:
@@ -70,6 +78,7 @@ def create_app(rooms: Rooms) -> FastAPI:
         return {}
 
     app.include_router(v1)
+    app.include_router(batch_router(rooms), dependencies=operator)
     app.include_router(_health(rooms))
 
     @app.get("/metrics", tags=["health"], dependencies=operator)

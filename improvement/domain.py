@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from improvement.errors import PluginFailed, WrongPlugin
 from improvement.evidence import EvidenceWeights
 from improvement.objects import Vectors
+from improvement.profiles.settings import ProfileSettings
 from improvement.selection import SessionSelector
 
 if TYPE_CHECKING:  # torch is for the worker; the web process loads domains without it
@@ -118,6 +119,7 @@ class SearchDomain:
         encoder: text to vectors; its ``model_id`` names the first collection.
         selector: which sessions teach, and how soon.
         evidence: what a session that teaches says for or against each object it showed.
+        profiles: how users get profiles, and what profiles do.
         prepare: replaces the metric's own `prepare_vectors`; takes and returns (..., D).
     """
 
@@ -127,6 +129,7 @@ class SearchDomain:
     encoder: Encoder
     selector: SessionSelector = field(default_factory=SessionSelector)
     evidence: EvidenceWeights = field(default_factory=EvidenceWeights)
+    profiles: ProfileSettings = field(default_factory=ProfileSettings)
     prepare: Callable[[Vectors], Vectors] | None = None
 
     def prepare_vectors(self, vectors: Vectors) -> Vectors:
@@ -211,6 +214,7 @@ def check_domain(domain: SearchDomain, plugin: str) -> None:
            "a non-empty string", domain.encoder.model_id)  # fmt: skip
     expect(isinstance(domain.selector, SessionSelector), "selector", "a SessionSelector", domain.selector)
     expect(isinstance(domain.evidence, EvidenceWeights), "evidence", "an EvidenceWeights", domain.evidence)
+    expect(isinstance(domain.profiles, ProfileSettings), "profiles", "a ProfileSettings", domain.profiles)
     expect(
         domain.prepare is None or callable(domain.prepare), "prepare", "None or a callable", domain.prepare
     )

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
-from clickstream.records import RegisteredSession, SessionEvent
+from clickstream.records import RegisteredSession
 
 #: How strongly an event outside a search speaks for its object (seed 004); `EVENT_WEIGHTS` has these too.
 ACTION_WEIGHTS: Mapping[str, float] = MappingProxyType(
@@ -162,7 +162,7 @@ class EvidenceWeights:
         """
         events: dict[str, list[float]] = defaultdict(list)
         for event in session.events:
-            if weight := self._weight(event):
+            if weight := self.weight(event.event_type, event.meta):
                 events[event.object_id].append(weight)
         places: dict[str, int] = {}
         for place, result in enumerate(session.search_results):
@@ -196,6 +196,21 @@ class EvidenceWeights:
             weights[object_id] = weight / group if self.per_session else weight
         return {object_id: weight for object_id, weight in weights.items() if weight}
 
+    def weight(self, kind: str, meta: Mapping[str, Any] | None = None) -> float:
+        """Return the signed weight of one event or action: its type's own and its dwell's; 0 says nothing.
+
+        >>> EvidenceWeights().weight("like_post"), EvidenceWeights().weight("dwell", {"dwell_seconds": 42})
+        (5.0, 2.0)
+        """
+        weight = self.events.get(kind, 0.0)
+        seconds = (meta or {}).get("dwell_seconds")
+        if _is_number(seconds):
+            if seconds > self.long_dwell_seconds:
+                weight += self.long_dwell
+            elif 0 <= seconds < self.short_dwell_seconds:
+                weight += self.short_dwell
+        return weight
+
     def decay(self, age_seconds: float) -> float:
         """Return what is left, in (0, 1], of evidence this much older than its user's latest."""
         if self.half_life_days is None:
@@ -205,16 +220,6 @@ class EvidenceWeights:
 
     def _strength(self, weight: float) -> float:
         return max(-1.0, min(1.0, weight)) if self.saturation is None else math.tanh(weight / self.saturation)
-
-    def _weight(self, event: SessionEvent) -> float:
-        weight = self.events.get(event.event_type, 0.0)
-        seconds = (event.meta or {}).get("dwell_seconds")
-        if _is_number(seconds):
-            if seconds > self.long_dwell_seconds:
-                weight += self.long_dwell
-            elif 0 <= seconds < self.short_dwell_seconds:
-                weight += self.short_dwell
-        return weight
 
 
 def happened_at(session: RegisteredSession) -> float:

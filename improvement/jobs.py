@@ -2,26 +2,30 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import structlog
 
-from clickstream.improvement_queue import Claim, Entry, ImprovementQueue, Outcome, Owner, Request, Status
+from clickstream.improvement_queue import Claim, Entry, Outcome, Owner, Request, Status
 from clickstream.records import QueryVector, RegisteredSession
 from clickstream.store import ClickstreamStore
 from improvement.copies import Key, UsableSession, improvement_input, personal_copies, revisions
 from improvement.domain import SearchDomain
 from improvement.evidence import happened_at
+from improvement.improver import Improver
 from improvement.inputs import ImprovementInput
 from improvement.objects import Object, Vectors
-from improvement.promotion import rebuild_copies
-from improvement.propensity import MIN_SESSIONS, estimate_propensities, impressions
-from improvement.propensity_store import PropensityStore
-from improvement.releases import Releases
-from improvement.telemetry import Metrics
-from improvement.vectors import CopyRef, VectorStore
+from improvement.periodic import (
+    each_domain,
+    refresh_popularity,
+    refresh_propensities,
+    update_profiles,
+    uses_propensities,
+)
+from improvement.profiles.profile import Interaction
+from improvement.promotion import rebuild_all
+from improvement.vectors import CopyRef
 
 log = structlog.get_logger()
 
@@ -31,30 +35,6 @@ ADJUST_ROWS = 4_096
 VAIN_ROUNDS = 5
 #: Idle sessions looked at in one sweep.
 SWEEP_LIMIT = 1_000
-#: Seconds between two estimates of a domain's propensities, and after one that failed or had too little log.
-PROPENSITIES_INTERVAL, PROPENSITIES_RETRY = 86_400, 3_600
-#: Newest sessions that propensities are estimated from.
-PROPENSITIES_SESSIONS = 20_000
-
-
-@dataclass(frozen=True)
-class Improver:
-    """What improving needs: the stores, the domains, and how long a user may be held.
-
-    Attributes:
-        lease_seconds: how long a claimed user is held.
-        max_attempts: claims after which an entry that never ends is given up as failed.
-    """
-
-    clickstream: ClickstreamStore
-    queue: ImprovementQueue
-    vectors: VectorStore
-    releases: Releases
-    domains: Mapping[str, SearchDomain]
-    propensities: PropensityStore
-    lease_seconds: float = 120.0
-    max_attempts: int = 5
-    metrics: Metrics = field(default_factory=Metrics)
 
 
 class Improved(NamedTuple):
@@ -105,7 +85,7 @@ def _improve_domain(
     if domain is None:
         unknown = Outcome(Status.FAILED, f"domain {name!r} is not configured")
         return {entry.entry_id: unknown for of in entries.values() for entry in of}
-    usable, verdicts = _select(rooms, domain, entries, pending)
+    usable, verdicts, forgotten = _select(rooms, domain, entries, pending)
     queries = _query_vectors(rooms.clickstream, domain, [one.session for one in usable], verdicts)
     blue = rooms.releases.blue(name).collection_id
     shown = {o for one in usable if one.session.session_id in queries for o in one.weights}
@@ -124,6 +104,8 @@ def _improve_domain(
     rooms.vectors.upsert(blue, [copy for copy in copies if copy.user_id not in lost])
     rooms.vectors.delete_copies(blue, [copy for copy in stale if copy.user_id not in lost | broken.keys()])
     lost |= _overtaken(rooms, name, blue, originals, copies)
+    _forget(rooms, name, [owner.user_id for owner in forgotten if owner.user_id and owner.key in still_held])
+    _update_profiles(rooms, domain, usable, [owner.user_id for owner in entries if owner.key in still_held])
     still_held = rooms.queue.renew(claim, rooms.lease_seconds)
     # Whoever took these over while we wrote may have read newer evidence and been overwritten.
     rooms.queue.enqueue_rebuild(owner for owner in entries if owner.user_id and owner.key not in still_held)
@@ -133,9 +115,10 @@ def _improve_domain(
 
     # The lost stay pending: whoever holds them now, or the next claim, does them again.
     kept = {owner: of for owner, of in entries.items() if owner.user_id not in lost}
-    done = Outcome(Status.DONE)
     return {
-        entry.entry_id: verdicts.get(entry.session_id or "") or broken.get(owner.user_id) or done
+        entry.entry_id: verdicts.get(entry.session_id or "")
+        or broken.get(owner.user_id)
+        or Outcome(Status.DONE, keep=owner not in forgotten)
         for owner, of in kept.items()
         for entry in of
     }
@@ -146,16 +129,24 @@ def _select(
     domain: SearchDomain,
     entries: Mapping[Owner, Sequence[Entry]],
     pending: Mapping[str, Entry],
-) -> tuple[list[UsableSession], dict[str, Outcome]]:
-    """Read all that these users were ever shown; return what teaches, oldest first, and why the rest not."""
+) -> tuple[list[UsableSession], dict[str, Outcome], set[Owner]]:
+    """Read all that these users were ever shown.
+
+    Returns:
+        What teaches, oldest first; why the rest does not; and the users of whom no session is left, perhaps
+        because they were erased. A line about what is gone is not kept, for it names its user: a sweeper that
+        read the session before the erasure queues it after.
+    """
     exhausted = {s for s, entry in pending.items() if entry.attempts > rooms.max_attempts}
     taught = rooms.queue.taught_by(owner for owner in entries if owner.user_id is not None)
     wanted = {s for of in taught.values() for s in of} | set(pending)
     sessions = rooms.clickstream.sessions(wanted - exhausted)
     verdicts = {s: Outcome(Status.FAILED, f"given up after {rooms.max_attempts} attempts") for s in exhausted}
-    for session_id in pending.keys() - exhausted - {session.session_id for session in sessions}:
-        verdicts[session_id] = Outcome(Status.FAILED, "session not found")
-    propensities = rooms.propensities.get(domain.name) if _uses_propensities(domain) else ()
+    known = exhausted | {session.session_id for session in sessions}
+    for session_id in pending.keys() - known:
+        verdicts[session_id] = Outcome(Status.FAILED, "session not found", keep=False)
+    forgotten = {owner for owner, of in taught.items() if not known.intersection(of)}
+    propensities = rooms.propensities.get(domain.name) if uses_propensities(domain) else ()
     usable = []
     for session in sorted(sessions, key=lambda s: (happened_at(s), s.session_id)):
         try:
@@ -168,11 +159,7 @@ def _select(
                 verdicts[session.session_id] = Outcome(Status.SKIPPED, reason)
         except Exception as error:  # plugin code: one session's trouble stays its own
             verdicts[session.session_id] = _failed(error)
-    return usable, verdicts
-
-
-def _uses_propensities(domain: SearchDomain) -> bool:
-    return domain.evidence.max_inverse_propensity > 1
+    return usable, verdicts, forgotten
 
 
 def _query_vectors(
@@ -304,6 +291,40 @@ def _overtaken(
     return {copy.user_id for copy in copies if copy.original_id in changed}
 
 
+def _forget(rooms: Improver, name: str, users: Sequence[str]) -> None:
+    """Delete what users without any session left have in any collection of a domain, blue or green.
+
+    Whoever was at work on them when they were erased may have written to one that is not blue any more.
+    """
+    if users:
+        for release in rooms.releases.list(name):
+            rooms.vectors.erase(release.collection_id, users)
+            rooms.batch.neighbours.drop(name, release.embedding_model_id, users)
+
+
+def _update_profiles(
+    rooms: Improver, domain: SearchDomain, usable: Iterable[UsableSession], users: Iterable[str | None]
+) -> None:
+    """Tell these users' profiles what their sessions say, and have them made anew.
+
+    A weight of a session is a share of full evidence; saturation brings it to the scale of event weights.
+    """
+    scale = domain.evidence.saturation or 1.0
+    said: dict[str | None, list[Interaction]] = {user: [] for user in users if user is not None}
+    for one in usable:  # oldest first
+        if (of := said.get(one.session.user_id)) is not None:
+            at = happened_at(one.session)
+            of += [
+                Interaction(object_id, float(weight * scale), at) for object_id, weight in one.weights.items()
+            ]
+    evidence = {str(user): of[-domain.profiles.remember :] for user, of in said.items()}
+    rooms.batch.profiles.put_searched(domain.name, evidence)
+    try:
+        rooms.batch.rebuild(domain, evidence)
+    except Exception:  # the copies are made, and the profiles stay due
+        log.exception("profiles not updated", domain=domain.name, users=len(evidence))
+
+
 def sweep_idle(rooms: Improver, idle_seconds: float) -> int:
     """Queue the idle sessions that pass their domain's selector; return how many were looked at."""
     idle = rooms.clickstream.idle_sessions(idle_seconds, SWEEP_LIMIT)
@@ -329,38 +350,17 @@ def sweep_idle(rooms: Improver, idle_seconds: float) -> int:
     return len(idle)
 
 
-def refresh_propensities(rooms: Improver, domain: SearchDomain) -> None:
-    """Estimate from a domain's newest sessions how likely each place is looked at, at most once a day.
-
-    Rounded to hundredths, so that copies are not made again for noise.
-    """
-    if not _uses_propensities(domain) or not rooms.propensities.due(domain.name, PROPENSITIES_RETRY):
-        return
-    history = rooms.clickstream.history(domain.name, limit=PROPENSITIES_SESSIONS)
-    seen = impressions(history, domain.selector.click_events)
-    enough = seen.sessions >= MIN_SESSIONS
-    values = estimate_propensities(seen.places, seen.clicked, seen.pairs) if enough else np.empty(0)
-    rooms.propensities.save(domain.name, values.round(2).tolist(), seen.sessions, time.time())
-    if enough:
-        rooms.propensities.next_in(domain.name, PROPENSITIES_INTERVAL)
-    log.info("propensities estimated", domain=domain.name, sessions=seen.sessions, places=len(values))
-
-
 def run_improvement(rooms: Improver, limit: int, idle_seconds: float) -> int:
-    """Finish promotions, sweep, estimate propensities, improve until nothing is free to claim.
+    """Finish promotions, sweep, improve until nothing is free to claim, then what is due of the rest.
 
     Returns:
         How many queue entries ended.
     """
-    for domain in rooms.releases.unrebuilt():  # whoever switched died before queueing the rebuild
-        rebuild_copies(rooms.releases, rooms.queue, domain)
+    for name in rooms.releases.unrebuilt():  # whoever switched died before queueing the rebuild
+        rebuild_all(rooms.releases, rooms.queue, rooms.batch.profiles, name)
     while sweep_idle(rooms, idle_seconds) == SWEEP_LIMIT:
         pass
-    for one in rooms.domains.values():
-        try:
-            refresh_propensities(rooms, one)
-        except Exception:  # the old ones do, or none
-            log.exception("propensities not estimated", domain=one.name)
+    each_domain(rooms, refresh_propensities)
     total = in_vain = 0
     while in_vain < VAIN_ROUNDS:
         claimed, ended = improve_users(rooms, limit)
@@ -368,6 +368,8 @@ def run_improvement(rooms: Improver, limit: int, idle_seconds: float) -> int:
             break
         total += ended
         in_vain = 0 if ended else in_vain + 1
+    each_domain(rooms, update_profiles)
+    each_domain(rooms, refresh_popularity)
     return total
 
 

@@ -11,7 +11,7 @@ from pymongo import DESCENDING
 from pymongo.database import Database
 from qdrant_client import models
 
-from improvement.domain import MetricAggregationType, MetricType, SearchDomain
+from improvement.domain import MetricAggregationType, MetricType, SearchDomain, SearchIndexInfo
 from improvement.errors import Conflict, NotFound
 from improvement.vectors import AVERAGE, PARTS
 
@@ -81,6 +81,7 @@ class Releases:
         self._releases = database["releases"]
         self._promotions = database["promotions"]
         self._clock = clock
+        self._spaces: dict[str, str] = {}
 
     def ensure(self, domain: SearchDomain) -> None:
         """Give a domain its first collection and make it blue, unless it has one; safe to race."""
@@ -102,35 +103,7 @@ class Releases:
             "index_created": False,
         }
         self._releases.update_one({"_id": collection_id}, {"$setOnInsert": described}, upsert=True)
-        if not self._client.collection_exists(collection_id):
-            # Only the vector that the aggregation searches gets a graph.
-            searched = PARTS if info.metric_aggregation_type is MetricAggregationType.MIN else AVERAGE
-            hnsw = {
-                name: models.HnswConfigDiff(m=info.hnsw.m if name == searched else 0)
-                for name in (PARTS, AVERAGE)
-            }
-            size, distance = info.dimensions, _DISTANCES[info.metric_type]
-            max_sim = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
-            try:
-                self._client.create_collection(
-                    collection_id,
-                    vectors_config={
-                        PARTS: models.VectorParams(
-                            size=size, distance=distance, multivector_config=max_sim, hnsw_config=hnsw[PARTS]
-                        ),
-                        AVERAGE: models.VectorParams(size=size, distance=distance, hnsw_config=hnsw[AVERAGE]),
-                    },
-                    hnsw_config=models.HnswConfigDiff(ef_construct=info.hnsw.ef_construction),
-                )
-            except Exception:  # another process may have won the race; anything else is a real failure
-                if not self._client.collection_exists(collection_id):
-                    raise
-        tenant = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
-        self._client.create_payload_index(collection_id, "user_id", field_schema=tenant)
-        for name in _INDEXES:
-            self._client.create_payload_index(
-                collection_id, name, field_schema=models.PayloadSchemaType.KEYWORD
-            )
+        create_collection(self._client, collection_id, info)
         return self.get(domain.name, embedding_model_id)
 
     def get(self, domain: str, embedding_model_id: str) -> Release:
@@ -147,6 +120,21 @@ class Releases:
         if found is None:
             raise NotFound(f"domain {domain!r} has no blue collection")
         return _release(found, collection_id)
+
+    def space(self, domain: str) -> str:
+        """Return the id of the embedding space that serves: the blue release's ``embedding_model_id``.
+
+        The alias is asked for each time; a collection's own space never changes, so it is asked for once.
+
+        Raises:
+            NotFound: before the first promotion.
+        """
+        collection_id = self._blue_id(domain)
+        if collection_id is None or collection_id not in self._spaces:
+            blue = self.blue(domain)
+            self._spaces[blue.collection_id] = blue.embedding_model_id
+            return blue.embedding_model_id
+        return self._spaces[collection_id]
 
     def list(self, domain: str) -> list[Release]:
         """Return every release of a domain, oldest first."""
@@ -224,6 +212,37 @@ class Releases:
                 models.CreateAliasOperation(create_alias=create),
             ]
         )
+
+
+def create_collection(client: CollectionClient, name: str, info: SearchIndexInfo) -> None:
+    """Create a collection for objects of a space, and its indexes; safe to repeat and to race."""
+    if not client.collection_exists(name):
+        # Only the vector that the aggregation searches gets a graph.
+        searched = PARTS if info.metric_aggregation_type is MetricAggregationType.MIN else AVERAGE
+        hnsw = {
+            vector: models.HnswConfigDiff(m=info.hnsw.m if vector == searched else 0)
+            for vector in (PARTS, AVERAGE)
+        }
+        size, distance = info.dimensions, _DISTANCES[info.metric_type]
+        max_sim = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+        try:
+            client.create_collection(
+                name,
+                vectors_config={
+                    PARTS: models.VectorParams(
+                        size=size, distance=distance, multivector_config=max_sim, hnsw_config=hnsw[PARTS]
+                    ),
+                    AVERAGE: models.VectorParams(size=size, distance=distance, hnsw_config=hnsw[AVERAGE]),
+                },
+                hnsw_config=models.HnswConfigDiff(ef_construct=info.hnsw.ef_construction),
+            )
+        except Exception:  # another process may have won the race; anything else is a real failure
+            if not client.collection_exists(name):
+                raise
+    tenant = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+    client.create_payload_index(name, "user_id", field_schema=tenant)
+    for field in _INDEXES:
+        client.create_payload_index(name, field, field_schema=models.PayloadSchemaType.KEYWORD)
 
 
 def physical_name(domain: str, embedding_model_id: str) -> str:

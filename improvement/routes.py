@@ -45,7 +45,7 @@ def chosen(domains: Mapping[str, SearchDomain], name: str | None) -> SearchDomai
 def search_router(rooms: Rooms) -> APIRouter:
     """Return the search routes (role client)."""
     router = APIRouter(prefix="/embeddings", tags=["search"])
-    search = Search(rooms.vectors, rooms.clickstream, rooms.metrics)
+    search = search_of(rooms)
 
     @router.post("/similarity-search")
     def similarity_search(body: SimilaritySearch) -> dict[str, Any]:
@@ -120,20 +120,24 @@ def collections_router(rooms: Rooms) -> APIRouter:
 
     @router.post("/collections/delete")
     def delete(body: CollectionRef) -> None:
-        """Delete a green collection; 409 for the blue one."""
-        releases.delete(chosen(rooms.domains, body.domain).name, body.embedding_model_id)
+        """Delete a green collection, and where users are in its space; 409 for the blue one."""
+        domain = chosen(rooms.domains, body.domain).name
+        releases.delete(domain, body.embedding_model_id)
+        rooms.neighbours.discard(domain, body.embedding_model_id)
 
     @router.post("/collections/set-blue")
     def set_blue(body: CollectionRef) -> dict[str, Any]:
         """Make a collection the serving one: one atomic alias call."""
         domain = chosen(rooms.domains, body.domain).name
-        return promote(releases, rooms.queue, rooms.wake, domain, body.embedding_model_id).as_json()
+        return promote(
+            releases, rooms.queue, rooms.profiles, rooms.wake, domain, body.embedding_model_id
+        ).as_json()
 
     @router.post("/collections/rollback")
     def roll_back(body: DomainRef) -> dict[str, Any]:
         """Make the collection serve again that was blue before."""
         domain = chosen(rooms.domains, body.domain).name
-        return rollback(releases, rooms.queue, rooms.wake, domain).as_json()
+        return rollback(releases, rooms.queue, rooms.profiles, rooms.wake, domain).as_json()
 
     @router.get("/collections/list")
     @router.get("/collections/queries/list")
@@ -205,6 +209,11 @@ def _collection_objects(router: APIRouter, rooms: Rooms) -> None:
             for hit in hits
             if hit.object_id in found
         ]
+
+
+def search_of(rooms: Rooms) -> Search:
+    """Return the searches over these rooms."""
+    return Search(rooms.vectors, rooms.clickstream, rooms.metrics, rooms.profiles, rooms.releases)
 
 
 def catalogue(rooms: Rooms, domain: SearchDomain) -> Catalogue:

@@ -43,13 +43,11 @@ class SortBy(Record):
     order: Literal["asc", "desc"] = "asc"
 
 
-class PayloadSearch(Record):
-    """A search by payload only."""
+class Asked(Record):
+    """What every request for a list of objects may say."""
 
     filter: dict[str, JsonValue] | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 10
-    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET)] | None = None
-    sort_by: SortBy | None = None
     create_session: bool = False
     user_id: Identifier | None = None
     session_id: Identifier | None = None
@@ -57,16 +55,38 @@ class PayloadSearch(Record):
     domain: DomainName | None = None
 
 
+class PayloadSearch(Asked):
+    """A search by payload only."""
+
+    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET)] | None = None
+    sort_by: SortBy | None = None
+
+
 class SimilaritySearch(PayloadSearch):
     """A search by text (the domain's encoder embeds it) or by a vector of the domain's dimensions.
 
     ``exploration_ratio`` mixes the user's own list with the baseline by team-draft interleaving.
+    ``profile_weight`` is how far the user's profile turns the search; left out, the domain decides.
     """
 
     search_query: Text | list[FiniteFloat]
     max_distance: FiniteFloat | None = None
     similarity_first: bool = False
     exploration_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    profile_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class Recommend(Asked):
+    """What a user may like next, without a query.
+
+    ``exclude_seen`` leaves out what the user acted on; ``diversity`` trades likeness to the profile for
+    difference among the results, 0 not at all; ``fallback`` is what a user without a profile gets.
+    """
+
+    user_id: Identifier
+    exclude_seen: bool = True
+    fallback: Literal["popularity", "none"] = "popularity"
+    diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class PayloadCount(Record):

@@ -1,10 +1,12 @@
 """Search as a user sees it: personal copies, exploration, sorting, and the session it registers."""
 
+import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 from pydantic import ValidationError
 from qdrant_client import models
 
@@ -13,11 +15,17 @@ from clickstream.store import ClickstreamStore, SessionFull
 from improvement.domain import SearchDomain
 from improvement.errors import Invalid
 from improvement.filters import parse_filter
-from improvement.interleaving import Team, interleave
+from improvement.interleaving import interleave
 from improvement.objects import Vectors
-from improvement.schemas import PayloadSearch, SimilaritySearch, SortBy, checked_vectors
+from improvement.profiles.steering import steered
+from improvement.profiles.store import ProfileStore
+from improvement.profiles.usable import unusable
+from improvement.releases import Releases
+from improvement.schemas import Asked, PayloadSearch, SimilaritySearch, SortBy, checked_vectors
 from improvement.telemetry import Metrics
 from improvement.vectors import Hit, VectorStore, point_id
+
+log = structlog.get_logger()
 
 #: Nearest results that sorting by a payload field looks at.
 SORT_WINDOW = 1_000
@@ -25,16 +33,36 @@ SORT_WINDOW = 1_000
 
 @dataclass(frozen=True)
 class Shown:
-    """One result, and which list it came from when two were mixed."""
+    """One result, and what else is to be said of it.
+
+    Attributes:
+        marks: e.g. the list it came from, when two were mixed.
+        ranked: whether it was ranked by distance.
+    """
 
     hit: Hit
-    team: Team | None = None
+    marks: Mapping[str, Any] = field(default_factory=dict)
+    ranked: bool = True
+
+    @property
+    def distance(self) -> float | None:
+        """The distance to what ranked it, if that was a vector."""
+        return self.hit.distance if self.ranked else None
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What the result says of itself."""
-        meta: dict[str, Any] = {"personalized": self.hit.personalized}
-        return meta if self.team is None else meta | {"list": self.team.value}
+        """What the result says of itself; ``profile`` when the user's profile helped to rank it."""
+        profile = {"profile": True} if self.hit.rescored else {}
+        return {"personalized": self.hit.personalized, **self.marks, **profile}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result in the published form."""
+        return {
+            "object_id": self.hit.object_id,
+            "distance": self.distance,
+            "payload": self.hit.payload,
+            "meta": self.meta,
+        }
 
 
 @dataclass(frozen=True)
@@ -44,6 +72,9 @@ class Search:
     vectors: VectorStore
     clickstream: ClickstreamStore
     metrics: Metrics
+    profiles: ProfileStore
+    releases: Releases
+    clock: Callable[[], float] = time.time
 
     def similar(self, domain: SearchDomain, body: SimilaritySearch) -> dict[str, Any]:
         """Answer a similarity search; raises Invalid."""
@@ -53,15 +84,17 @@ class Search:
             where = parse_filter(body.filter, point_id)
             offset, limit = body.offset or 0, body.limit
             session_id = body.session_id or (str(uuid.uuid4()) if body.create_session else None)
+            towards = None
             if body.sort_by is not None:
                 found, more = self._sorted(domain, body, query, where, offset + limit)
             else:
-                found, more = self._ranked(domain, body, query, where, session_id)
-        answer = self._answer(body, session_id, found, more)
+                towards = self._towards_profile(domain, body, query)
+                found, more = self._ranked(domain, body, query, towards, where, session_id)
+        answer = self._answer(body, session_id, found, more) | {"meta": {"profile": towards is not None}}
         if body.create_session and session_id is not None:
             text = body.search_query if isinstance(body.search_query, str) else ""
             vector = QueryVector(model_id=domain.encoder.model_id, vectors=(tuple(query.tolist()),))
-            self._register(domain, body, session_id, text, found, vector)
+            self.register(domain, body, session_id, text, found, vector)
         return answer
 
     def _query(self, domain: SearchDomain, body: SimilaritySearch) -> Vectors:
@@ -74,33 +107,58 @@ class Search:
         embedded: Vectors = domain.embed([body.search_query])[0]
         return embedded
 
+    def _towards_profile(
+        self, domain: SearchDomain, body: SimilaritySearch, query: Vectors
+    ) -> Vectors | None:
+        """Return the query as the user's profile turns it; None if that is not wanted or not possible."""
+        settings = domain.profiles
+        weight = settings.search_weight if body.profile_weight is None else body.profile_weight
+        if body.user_id is None or weight == 0:
+            return None
+        try:
+            space = self.releases.space(domain.name)
+            if isinstance(body.search_query, str) and domain.encoder.model_id != space:
+                return None  # the text was embedded in another space
+            profile = self.profiles.get(body.user_id, domain.name, space)
+            if profile is None or (profile.embedding is None and profile.negative is None):
+                return None
+            if unusable(profile, space, settings.min_interactions):
+                return None
+            return steered(query, profile, self.clock(), weight, settings)
+        except Exception as error:  # whatever a store raises: a plain search is better than none
+            log.warning("profile not used", domain=domain.name, error=repr(error)[:500])
+            return None
+
     def _ranked(
         self,
         domain: SearchDomain,
         body: SimilaritySearch,
         query: Vectors,
+        towards: Vectors | None,
         where: models.Filter | None,
         session_id: str | None,
     ) -> tuple[list[Shown], bool]:
-        """Rank by similarity; mix in the baseline list when asked to explore."""
+        """Rank by similarity, the best again by the profile; mix in the baseline when asked to explore."""
         info, offset, limit = domain.search_index_info, body.offset or 0, body.limit
+        second: dict[str, Any] = {"rescore": towards, "rescored": domain.profiles.rescored}
         explore = body.exploration_ratio > 0 and body.user_id is not None
         if not explore:
             hits, more = self.vectors.search(
                 domain.name, info, query, limit, offset=offset, user_id=body.user_id, where=where,
-                max_distance=body.max_distance,
+                max_distance=body.max_distance, **second,
             )  # fmt: skip
             return [Shown(hit) for hit in hits], more
         end = offset + limit
         mine, baseline = (
             self.vectors.search(
-                domain.name, info, query, end + 1, user_id=user, where=where, max_distance=body.max_distance
+                domain.name, info, query, end + 1, user_id=user, where=where, max_distance=body.max_distance,
+                **stage,
             )[0]
-            for user in (body.user_id, None)
-        )
+            for user, stage in ((body.user_id, second), (None, {}))
+        )  # fmt: skip
         seed = session_id or f"{body.user_id}\0{body.search_query}"
         mixed = interleave(mine, baseline, body.exploration_ratio, seed, end + 1, lambda hit: hit.object_id)
-        return [Shown(hit, team) for hit, team in mixed[offset:end]], len(mixed) > end
+        return [Shown(hit, {"list": team.value}) for hit, team in mixed[offset:end]], len(mixed) > end
 
     def _sorted(
         self,
@@ -138,30 +196,31 @@ class Search:
         shown = [Shown(hit) for hit in hits]
         session_id = body.session_id or (str(uuid.uuid4()) if body.create_session else None)
         if body.create_session and session_id is not None:
-            self._register(domain, body, session_id, "", shown)
+            self.register(domain, body, session_id, "", shown)
         return self._answer(body, session_id, shown, more) | {"total_count": total}
 
-    def _register(
+    def register(
         self,
         domain: SearchDomain,
-        body: PayloadSearch,
+        body: Asked,
         session_id: str,
         text: str,
         shown: Sequence[Shown],
         vector: QueryVector | None = None,
     ) -> None:
         """Register what was shown; raises Invalid for what no session can hold."""
+        sort_by = body.sort_by if isinstance(body, PayloadSearch) else None
         try:
             session = Session(
                 session_id=session_id,
                 search_query=text,
                 search_results=tuple(
-                    SearchResult(object_id=one.hit.object_id, rank=one.hit.distance, meta=one.meta)
+                    SearchResult(object_id=one.hit.object_id, rank=one.distance, meta=one.meta)
                     for one in shown
                 ),
                 search_meta=body.meta_info,
                 payload_filter=body.filter,
-                sort_by=body.sort_by.model_dump() if body.sort_by else None,
+                sort_by=sort_by.model_dump() if sort_by else None,
                 user_id=body.user_id,
                 domain=domain.name,
             )
@@ -177,15 +236,7 @@ class Search:
     ) -> dict[str, Any]:
         return {
             "session_id": session_id,
-            "search_results": [
-                {
-                    "object_id": one.hit.object_id,
-                    "distance": one.hit.distance,
-                    "payload": one.hit.payload,
-                    "meta": one.meta,
-                }
-                for one in shown
-            ],
+            "search_results": [one.as_json() for one in shown],
             "next_page_offset": (body.offset or 0) + body.limit if more else None,
             "total_count": None,
             "meta_info": body.meta_info,

@@ -79,6 +79,10 @@ class Settings(BaseSettings):
     """How long a worker holds a user before another may take over, seconds."""
     improvement_max_attempts: int = Field(5, ge=1)
     """Claims after which a session that keeps killing its worker is given up as failed."""
+    profile_seconds_interval: float = Field(7_200, gt=0)
+    """Seconds after which the worker makes the profiles anew whose users acted."""
+    popularity_seconds_interval: float | None = Field(None, gt=0)
+    """Seconds after which the worker looks again at what is popular; default 3600, embedded 60."""
 
     @field_validator("domains", "api_client_keys", "api_operator_keys", "cors_origins", mode="before")
     @classmethod
@@ -105,6 +109,11 @@ class Settings(BaseSettings):
     def interval(self) -> float:
         """Seconds between ticks: the setting, or 1800 with Redis and 5 embedded."""
         return self.improvement_seconds_interval or (1800.0 if self.redis_url else 5.0)
+
+    @property
+    def popularity_interval(self) -> float:
+        """Seconds a domain's popularity is kept: the setting, or 3600 with Redis and 60 embedded."""
+        return self.popularity_seconds_interval or (3600.0 if self.redis_url else 60.0)
 
 
 def template() -> str:

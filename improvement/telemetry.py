@@ -42,6 +42,14 @@ class Metrics:
             "improvement_batch_seconds", "Time to improve one claimed batch", registry=self.registry,
             buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
         )  # fmt: skip
+        self.profiles = Counter(
+            "profiles_total", "Profiles by what the batch made of them", ["domain", "outcome"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.profile_seconds = Histogram(
+            "profile_group_seconds", "Time to make one group of profiles anew", registry=self.registry,
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+        )  # fmt: skip
         self.searches = Histogram(
             "search_seconds", "Time to answer a similarity search", ["domain", "personalized"],
             registry=self.registry,

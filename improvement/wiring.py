@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dramatiq import Broker
 from dramatiq.brokers.redis import RedisBroker
@@ -18,14 +18,17 @@ from improvement.background import Ticker, Wake, sender
 from improvement.domain import SearchDomain, load_domain
 from improvement.embedded import EmbeddedMongo
 from improvement.errors import WrongPlugin
+from improvement.improver import Improver
+from improvement.popularity_store import PopularityStore
+from improvement.profiles.batch import ProfileBatch
+from improvement.profiles.cache import MemoryCache, ProfileCache, RedisCache
+from improvement.profiles.neighbours import Neighbours
+from improvement.profiles.store import ProfileStore
 from improvement.propensity_store import PropensityStore
 from improvement.releases import Releases
 from improvement.settings import Settings
 from improvement.telemetry import Metrics
 from improvement.vectors import VectorStore
-
-if TYPE_CHECKING:
-    from improvement.jobs import Improver
 
 #: Seconds a store may take to answer before the caller is told that it does not.
 STORE_TIMEOUT = 10
@@ -43,6 +46,10 @@ class Rooms:
     vectors: VectorStore
     releases: Releases
     propensities: PropensityStore
+    profiles: ProfileStore
+    neighbours: Neighbours
+    batch: ProfileBatch
+    popularity: PopularityStore
     broker: Broker
     wake: Wake
     metrics: Metrics
@@ -105,9 +112,16 @@ def build(
         database = mongo[settings.mongo_database]
         clickstream, queue = ClickstreamStore(database), ImprovementQueue(database)
         actions = ActionStore(database)
-        releases = Releases(qdrant, database)
+        releases, vectors = Releases(qdrant, database), VectorStore(qdrant)
+        cache: ProfileCache = MemoryCache()
+        if settings.redis_url is not None:
+            cache = RedisCache.at(settings.redis_url.get_secret_value(), next(iter(domains)))
+            stack.callback(cache.close)
+        profiles, neighbours = ProfileStore(database, cache), Neighbours(qdrant, vectors)
+        metrics = Metrics()
         clickstream.ensure_indexes()
         actions.ensure_indexes()
+        profiles.ensure_indexes()
         queue.ensure_indexes()
         for domain in domains.values():
             releases.ensure(domain)
@@ -123,12 +137,16 @@ def build(
             clickstream=clickstream,
             actions=actions,
             queue=queue,
-            vectors=VectorStore(qdrant),
+            vectors=vectors,
             releases=releases,
             propensities=PropensityStore(database),
+            profiles=profiles,
+            neighbours=neighbours,
+            batch=ProfileBatch(profiles, actions, vectors, releases, neighbours, metrics),
+            popularity=PopularityStore(database),
             broker=broker,
             wake=sender(broker),
-            metrics=Metrics(),
+            metrics=metrics,
             checks=checks,
             optimize=optimize,
             close=stack.pop_all().close,
@@ -141,10 +159,8 @@ def ticker(rooms: Rooms) -> Ticker:
     return Ticker(lambda: rooms.queue.take_tick("improvement", interval), interval)
 
 
-def improver(rooms: Rooms) -> "Improver":
+def improver(rooms: Rooms) -> Improver:
     """Return what improving needs of the connected rooms."""
-    from improvement.jobs import Improver  # brings torch, which the web process does without
-
     return Improver(
         clickstream=rooms.clickstream,
         queue=rooms.queue,
@@ -152,8 +168,13 @@ def improver(rooms: Rooms) -> "Improver":
         releases=rooms.releases,
         domains=rooms.domains,
         propensities=rooms.propensities,
+        actions=rooms.actions,
+        batch=rooms.batch,
+        popularity=rooms.popularity,
         lease_seconds=rooms.settings.improvement_lease_seconds,
         max_attempts=rooms.settings.improvement_max_attempts,
+        profile_interval=rooms.settings.profile_seconds_interval,
+        popularity_interval=rooms.settings.popularity_interval,
         metrics=rooms.metrics,
     )
 

@@ -19,7 +19,7 @@ from pymongo.database import Database
 
 from improvement.domain import SearchDomain
 from improvement.embedded import EmbeddedMongo, free_port
-from improvement.jobs import Improver
+from improvement.improver import Improver
 from improvement.settings import Settings
 from improvement.wiring import Rooms, build, improver
 from tests.support import make_domain, serving

@@ -18,6 +18,7 @@ from improvement.adjusters.torch_based import TorchBasedAdjuster
 from improvement.domain import MetricAggregationType, MetricType, SearchDomain, SearchIndexInfo
 from improvement.evidence import EvidenceWeights, SkippedItems
 from improvement.objects import Object, Vectors
+from improvement.profiles.settings import ProfileSettings
 from improvement.schemas import with_revision
 
 DIMENSIONS = 16
@@ -60,6 +61,7 @@ def make_domain(
         adjuster=TorchBasedAdjuster(info, adjustment_rate=0.05, num_iterations=5, max_drift=0.3),
         encoder=WordEncoder(dimensions),
         evidence=EvidenceWeights.published(SkippedItems.ALL),
+        profiles=ProfileSettings(min_interactions=3, interests=1),
     )
     return replace(domain, **changes)
 

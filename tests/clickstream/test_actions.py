@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import bson
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 
-from clickstream.actions import ActionStore
+from clickstream.actions import CHUNK, ActionStore
 from clickstream.records import Action, RegisteredSession, SessionEvent
 from improvement.evidence import EVENT_WEIGHTS, EvidenceWeights
 from improvement.selection import CLICKS
@@ -43,6 +44,10 @@ CONFUSABLE = [
 def act(action_id: str, user_id: str = "ann", **changes: Any) -> Action:
     fields = {"object_id": "o1", "action_type": "view_post", "domain": "posts"} | changes
     return Action(action_id=action_id, user_id=user_id, **fields)
+
+
+def pushed(store: ActionStore, *actions: Action) -> list[str]:
+    return [action.action_id for action in store.push(actions)]
 
 
 @pytest.fixture
@@ -146,8 +151,9 @@ def test_an_action_comes_back_as_it_was_with_the_servers_time_beside_its_own(
 ):
     sent = act("x", created_at=5, meta={"dwell_seconds": 7.5, "$set": {"a.b": 1}, "": None})
     clock.now = 1_800_000_000.5
-    assert store.push([sent]) == 1
+    [pushed] = store.push([sent])
     [found] = store.of_user("ann", "posts")
+    assert found == pushed
     assert Action(**found.model_dump(exclude={"received_at", "place"})) == sent
     assert (found.created_at, found.received_at) == (5, 1_800_000_000.5)
 
@@ -159,23 +165,23 @@ def test_a_time_left_out_is_the_servers_in_whole_seconds(store: ActionStore, clo
 
 
 def test_a_repeat_changes_nothing_in_a_later_push_or_in_the_same(store: ActionStore):
-    assert store.push([act("x", object_id="first"), act("x", object_id="second"), act("y")]) == 2
-    assert store.push([act("x", object_id="third"), act("z"), act("x", domain="elsewhere")]) == 1
-    assert store.push([]) == 0
+    assert pushed(store, act("x", object_id="first"), act("x", object_id="second"), act("y")) == ["x", "y"]
+    assert pushed(store, act("x", object_id="third"), act("z"), act("x", domain="elsewhere")) == ["z"]
+    assert store.push([]) == []
     found = {action.action_id: action.object_id for action in store.of_user("ann", "posts")}
     assert found == {"x": "first", "y": "o1", "z": "o1"}
     assert store.of_user("ann", "elsewhere") == []
 
 
 def test_an_action_id_belongs_to_its_user(store: ActionStore):
-    assert store.push([act("x", "ann"), act("x", "bob")]) == 2
+    assert len(store.push([act("x", "ann"), act("x", "bob")])) == 2
 
 
 def test_ids_that_look_alike_are_different_whatever_characters_they_have(store: ActionStore):
     pairs = [(user, action) for user in CONFUSABLE for action in CONFUSABLE]
     sent = [act(action, user) for user, action in pairs]
-    assert store.push(sent) == len(pairs)
-    assert store.push(sent) == 0
+    assert [(one.user_id, one.action_id) for one in store.push(sent)] == pairs
+    assert store.push(sent) == []
     for user in CONFUSABLE:
         assert sorted(ids(store, user)) == sorted(CONFUSABLE)
     assert store.erase("a") == len(CONFUSABLE)
@@ -183,21 +189,20 @@ def test_ids_that_look_alike_are_different_whatever_characters_they_have(store: 
 
 
 def test_pushes_that_race_count_each_action_once(store: ActionStore):
-    counted: list[int] = []
+    counted: list[str] = []
     barrier = threading.Barrier(4)
 
     def push(start: int) -> None:
         barrier.wait()
-        counted.extend(store.push([act(str(i)) for i in range(start, start + 60)]) for _ in range(3))
+        for _ in range(3):
+            counted.extend(pushed(store, *(act(str(i)) for i in range(start, start + 60))))
 
     threads = [threading.Thread(target=push, args=(20 * i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(counted) == 12
-    assert sum(counted) == 120
-    assert Counter(ids(store)) == Counter(map(str, range(120)))
+    assert Counter(counted) == Counter(ids(store)) == Counter(map(str, range(120)))
 
 
 # Pages
@@ -235,27 +240,52 @@ def test_a_log_read_backwards_is_the_log_as_it_happened(store: ActionStore, cloc
     assert ids(store)[::-1] == [f"{i}{j}" for i in range(3) for j in range(3)]
 
 
-# Who is active
+# Many users at once
 
 
-def test_active_users_are_those_whose_actions_came_since_then(store: ActionStore, clock: Clock):
-    start = clock.now
-    store.push([act("1", "ann"), act("1", "bob"), act("1", "eve", domain="elsewhere")])
-    clock.now += 10
-    store.push([act("2", "bob", created_at=int(start) - 3600), act("1", "cid"), act("1", "ann")])
-    assert store.active_users("posts", start, 10) == {"ann": start, "bob": start + 10, "cid": start + 10}
-    assert list(store.active_users("posts", start + 10, 10)) == ["bob", "cid"]
-    assert store.active_users("posts", start + 10.001, 10) == {}
-    assert store.active_users("nowhere", 0, 10) == store.active_users("posts", 0, 0) == {}
+def test_what_many_users_did_is_what_their_pages_say(store: ActionStore, clock: Clock):
+    rng = np.random.default_rng(0)
+    users = [*CONFUSABLE, *(f"u{i}" for i in range(2 * CHUNK))]  # three requests
+    for push in range(6):
+        clock.now += push % 2  # two pushes in the same instant
+        who = [*users, *rng.choice(users, 80)]
+        where = rng.choice(["posts", "elsewhere"], len(who), p=[0.8, 0.2]).tolist()
+        store.push([act(f"{push}-{i}", u, domain=d) for i, (u, d) in enumerate(zip(who, where, strict=True))])
+    found = store.of_users([*users, *users, "nobody"], "posts")
+    naive = [(user, action_id) for user in users for action_id in ids(store, user)]
+    assert sorted((one.user_id, one.action_id) for one in found) == sorted(naive)
+    assert list(store.of_users(["ann"], "posts")) == list(store.of_users(users, "nowhere")) == []
 
 
-def test_active_users_are_paged_by_user(store: ActionStore, clock: Clock):
-    store.push([act("1", user) for user in CONFUSABLE] + [act("2", user) for user in CONFUSABLE])
-    walked: list[str] = []
-    while page := store.active_users("posts", clock.now, 4, walked[-1] if walked else None):
-        assert len(page) <= 4
-        walked += page
-    assert Counter(walked) == Counter(CONFUSABLE)
+def test_of_many_users_there_is_all_that_evidence_asks_for_and_no_more(store: ActionStore):
+    metas = [None, {}, {"text": "x" * 9_000}, {"dwell_seconds": 7.5, "text": "x" * 9_000}]
+    sent = [act(str(i), action_type="dwell", created_at=5 + i, meta=meta) for i, meta in enumerate(metas)]
+    store.push(sent)
+    wholes = store.of_user("ann", "posts")[::-1]
+    mine = sorted(store.of_users(["ann"], "posts"), key=lambda one: one.place)
+    for found in (mine, list(store.newest("posts", 10))[::-1]):
+        for one, whole in zip(found, wholes, strict=True):
+            assert one.model_dump(exclude={"meta"}) == whole.model_dump(exclude={"meta"})
+        assert [(one.meta or {}).get("dwell_seconds") for one in found] == [None, None, None, 7.5]
+        assert not [one for one in found if "text" in (one.meta or {})]
+
+
+def test_the_newest_of_a_domain_come_latest_first_whoever_did_them(store: ActionStore, clock: Clock):
+    for i in range(4):
+        clock.now += 1
+        store.push([act(f"{i}{user}", user) for user in ("ann", "bob")] + [act(f"{i}", domain="elsewhere")])
+    newest = [action.action_id for action in store.newest("posts", 5)]
+    assert newest == ["3bob", "3ann", "2bob", "2ann", "1bob"]
+    assert len(list(store.newest("posts", 1_000))) == 8
+    assert list(store.newest("nowhere", 5)) == list(store.newest("posts", -1)) == []
+
+
+def test_what_is_taken_back_is_gone_and_may_come_again(store: ActionStore):
+    received = store.push([act(str(i)) for i in range(250)])
+    store.take_back(received[:240])
+    store.take_back(received[:250:2])
+    assert ids(store) == ["249", "247", "245", "243", "241"]
+    assert pushed(store, act("0"), act("249")) == ["0"]
 
 
 def test_erasing_a_user_takes_every_action_in_every_domain_and_nobody_elses(store: ActionStore, clock: Clock):
@@ -263,8 +293,8 @@ def test_erasing_a_user_takes_every_action_in_every_domain_and_nobody_elses(stor
     assert store.erase("ann") == 3
     assert store.erase("ann") == 0
     assert ids(store) == ids(store, domain="elsewhere") == []
-    assert list(store.active_users("posts", 0, 10)) == ["bob"]
-    assert store.push([act("1")]) == 1
+    assert ids(store, "bob") == ["1"]
+    assert pushed(store, act("1")) == ["1"]
 
 
 # What it costs
@@ -307,22 +337,25 @@ def test_every_call_is_one_round_trip_however_much_it_carries(counted: ActionSto
         fresh = [act(f"{size}-{i}", f"u{i % 50}", object_id="😀" * 512) for i in range(size)]
         for repeat in (False, True):
             commands.sent.clear()
-            assert counted.push(fresh) == (0 if repeat else size)
+            assert len(counted.push(fresh)) == (0 if repeat else size)
             assert commands.names == ["insert"]
     for call, expected in (
         (lambda: counted.of_user("u0", "posts"), ["find"]),
-        (lambda: counted.active_users("posts", 0, 50), ["aggregate"]),
+        (lambda: list(counted.of_users([f"u{i}" for i in range(CHUNK)], "posts")), ["find"]),
+        (lambda: list(counted.of_users([f"u{i}" for i in range(CHUNK + 1)], "posts")), ["find", "find"]),
+        (lambda: list(counted.newest("posts", 50)), ["find"]),
         (lambda: counted.erase("u0"), ["delete"]),
     ):
         commands.sent.clear()
         assert call()
-        assert commands.names == expected
+        assert [name for name in commands.names if name != "getMore"] == expected
 
 
 def test_nothing_is_sent_for_nothing(counted: ActionStore, commands: Commands):
-    assert counted.push([]) == 0
-    assert counted.of_user("ann", "posts", limit=0) == []
-    assert counted.active_users("posts", 0, 0) == {}
+    counted.take_back([])
+    assert counted.push([]) == counted.of_user("ann", "posts", limit=0) == []
+    assert list(counted.of_users([], "posts")) == []
+    assert list(counted.newest("posts", 0)) == []
     assert commands.names == []
 
 
@@ -343,10 +376,9 @@ def test_every_question_is_answered_by_an_index(
     commands.sent.clear()
     counted.of_user("u1", "posts")
     counted.of_user("u1", "posts", after="f")
-    counted.active_users("posts", 0, 10)
-    counted.active_users("posts", 0, 10, after="u1")
+    list(counted.of_users(["u1", "u2", "u3"], "posts"))
     counted.erase("u1")
-    assert len(commands.sent) == 5
+    assert len(commands.sent) == 4
     for command in commands.sent:
         asked = {key: value for key, value in command.items() if key not in ("lsid", "$db", "txnNumber")}
         if "delete" in asked:  # SecantusDB explains a delete as it does not run it

@@ -263,6 +263,6 @@ def test_a_client_key_opens_it_and_no_key_does_not(locked: httpx.Client):
         assert response.status_code == status, response.text
 
 
-def test_actions_change_nothing_else_yet(service: httpx.Client, rooms: Rooms):
+def test_actions_queue_no_session_for_improvement(service: httpx.Client, rooms: Rooms):
     post(service, act("x"))
     assert sum(rooms.queue.counts().values()) == 0

@@ -165,6 +165,54 @@ def test_four_workers_give_one_tick_per_interval(queue: ImprovementQueue, clock:
     assert ticks() == 1
 
 
+def test_a_job_can_be_hurried_and_never_put_off(queue: ImprovementQueue, clock: Clock):
+    queue.hurry("profiles")  # nobody took it yet: it is due as it is
+    assert queue.take_tick("profiles", 7_200)
+    queue.hurry("profiles", 60)
+    queue.hurry("profiles", 600)
+    assert not queue.take_tick("profiles", 7_200)
+    clock.now += 60
+    assert queue.take_tick("profiles", 7_200)
+    queue.hurry("profiles")
+    assert queue.take_tick("profiles", 7_200)
+    queue.hurry("another")
+    assert not queue.take_tick("profiles", 7_200)
+
+
 def test_owners_with_confusable_ids_are_different(queue: ImprovementQueue):
     assert Owner("a", "b_c").key != Owner("a_b", "c").key
     assert Owner("d", None).key != Owner("d", "None").key
+
+
+def test_erasing_removes_one_users_lines_in_every_domain_and_counts_their_sessions(
+    queue: ImprovementQueue, database: Database[Any]
+):
+    queue.enqueue([request("a1"), request("a2", Owner("e", "ann")), request("b", BOB)])
+    queue.enqueue([request("n", Owner("d", None))])
+    queue.enqueue_rebuild([ANN, BOB])
+    assert queue.erase("ann") == 2
+    assert queue.erase("ann") == 0
+    left = {(d["user_id"], d["session_id"]) for d in database["improvement_queue"].find()}
+    assert left == {("bob", "b"), ("bob", None), (None, "n")}
+
+
+def test_a_line_that_is_not_to_be_kept_is_gone_when_it_ended(queue: ImprovementQueue):
+    queue.enqueue([request("gone"), request("kept")])
+    queue.enqueue_rebuild([ANN])
+    claim = queue.claim(10, 60)
+    queue.finish(claim, {e: Outcome(Status.DONE, keep=e == "session:kept") for e in done(claim)})
+    assert queue.entry("gone") is None
+    assert queue.entry("kept") is not None
+    assert queue.counts() == {"pending": 0, "done": 1, "skipped": 0, "failed": 0}
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_line_erased_and_queued_again_meanwhile_stays_pending(queue: ImprovementQueue, keep: bool):
+    queue.enqueue([request("s")])
+    queue.enqueue_rebuild([ANN])
+    claim = queue.claim(10, 60)
+    queue.erase("ann")
+    queue.enqueue([request("s")])
+    queue.enqueue_rebuild([ANN])
+    queue.finish(claim, {e: Outcome(Status.DONE, keep=keep) for e in done(claim)})
+    assert queue.counts() == {"pending": 2, "done": 0, "skipped": 0, "failed": 0}

@@ -111,7 +111,9 @@ def test_meta_with_mongo_operators_comes_back_as_it_was(store: ClickstreamStore)
 def test_only_duplicate_keys_are_swallowed(database: Database[Any]):
     database["t"].create_index("n", unique=True)
     database["t"].insert_one({"n": 1})
-    assert insert_new(lambda: database["t"].insert_many([{"n": 1}, {"n": 2}], ordered=False)) == 1
+    numbers = [{"n": n} for n in (2, 1, 3, 3)]
+    assert insert_new(lambda: database["t"].insert_many(numbers, ordered=False)) == {1, 3}
+    assert insert_new(lambda: database["t"].insert_many([{"n": 4}], ordered=False)) == set()
 
     def failing() -> None:
         raise BulkWriteError({"writeErrors": [{"code": 11000}, {"code": 121, "errmsg": "validation"}]})
@@ -231,7 +233,7 @@ def test_no_session_falls_between_releases(store: ClickstreamStore):
     registered: list[str] = []
 
     def register(worker: int) -> None:
-        while not stop.is_set():
+        while not stop.wait(0.002):  # a release numbers all of them: without a pause it would never catch up
             session_id = f"{worker}-{len(registered)}"
             store.register(make_session(session_id, "u", ["a"]))
             registered.append(session_id)
@@ -249,6 +251,63 @@ def test_no_session_falls_between_releases(store: ClickstreamStore):
     for batch in batches:
         numbers = [s.session_number for s in store.batch_sessions(batch.batch_id, 0, 100_000)]
         assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_erasing_takes_a_users_sessions_with_their_events_and_nobody_elses(
+    store: ClickstreamStore, database: Database[Any]
+):
+    for i in range(150):
+        store.register(make_session(f"ann {i}", "ann", ["a", "b"]))
+        store.push_events([(f"ann {i}", click("a")), (f"ann {i}", click("b"))])
+    for user in ("bob", "Ann", None):
+        store.register(make_session(f"of {user}", user, ["a"]))
+        store.push_events([(f"of {user}", click("a"))])
+    assert store.erase("ann") == (150, 300)
+    assert store.erase("ann") == store.erase("nobody") == (0, 0)
+    assert {s["_id"] for s in database["sessions"].find()} == {"of bob", "of Ann", "of None"}
+    assert {e["session_id"] for e in database["session_events"].find()} == {"of bob", "of Ann", "of None"}
+
+
+def test_events_that_come_while_their_session_is_erased_go_with_it(
+    store: ClickstreamStore, database: Database[Any]
+):
+    store.register(make_session("s", "ann", ["a", "b"]))
+    sessions = store._sessions
+
+    class Meanwhile:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sessions, name)
+
+        def bulk_write(self, *args: Any, **kwargs: Any) -> Any:
+            store._sessions = sessions
+            store.push_events([("s", click("a"))])
+            return sessions.bulk_write(*args, **kwargs)
+
+    store._sessions = Meanwhile()
+    assert store.erase("ann") == (1, 1)
+    assert database["session_events"].count_documents({}) == 0
+
+
+def test_a_page_for_a_session_that_is_erased_meanwhile_is_left_out_alone(store: ClickstreamStore):
+    for session_id in ("s", "t"):
+        store.register(make_session(session_id, session_id, ["a"]))
+    sessions = store._sessions
+
+    class Meanwhile:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sessions, name)
+
+        def find(self, *args: Any, **kwargs: Any) -> Any:
+            store._sessions = sessions
+            store.erase("s")
+            return sessions.find(*args, **kwargs)
+
+    store._sessions = Meanwhile()
+    assert store.register_many([(make_session(s, s, ["b"]), None) for s in ("s", "t")]) == []
+    assert store.session("s") is None
+    session = store.session("t")
+    assert session is not None
+    assert [r.object_id for r in session.search_results] == ["a", "b"]
 
 
 def _register_from_another_process(url: str, database: str, barrier: Any) -> None:

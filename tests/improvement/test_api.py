@@ -11,7 +11,8 @@ import pytest
 
 from improvement.api import create_app
 from improvement.domain import SearchDomain
-from improvement.jobs import Improver, run_improvement
+from improvement.improver import Improver
+from improvement.jobs import run_improvement
 from improvement.settings import Settings
 from improvement.wiring import Rooms, build
 from tests.support import make_domain, serving

@@ -13,8 +13,10 @@ import torch
 from clickstream.improvement_queue import Owner, Request
 from improvement.domain import SearchDomain
 from improvement.evidence import DAY, EvidenceWeights, SkippedItems
+from improvement.improver import Improver
 from improvement.inputs import EvidenceBatch
-from improvement.jobs import Improver, refresh_propensities, run_improvement, sweep_idle
+from improvement.jobs import run_improvement, sweep_idle
+from improvement.periodic import refresh_propensities
 from improvement.wiring import Rooms, improver
 from tests.support import Clock, click, make_objects, make_session
 
@@ -311,7 +313,7 @@ def test_what_cannot_be_estimated_is_logged_and_improving_goes_on(world: World):
     broken: Any = Broken(world.rooms.clickstream)
     with structlog.testing.capture_logs() as logs:
         run_improvement(replace(world.improver, clickstream=broken), 100, idle_seconds=1e9)
-    assert "propensities not estimated" in [entry["event"] for entry in logs]
+    assert "refresh_propensities" in [entry["job"] for entry in logs if entry["event"] == "job failed"]
     assert world.status("s") == ("done", None)
 
 

@@ -8,15 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 from dramatiq.middleware import TimeLimitExceeded
+from pymongo.database import Database
 
-from clickstream.improvement_queue import Owner, Request, Status
-from clickstream.records import QueryVector, RegisteredSession
+from clickstream.improvement_queue import ImprovementQueue, Owner, Request, Status
+from clickstream.records import Action, QueryVector, RegisteredSession
 from improvement.catalogue import Catalogue
 from improvement.domain import SearchDomain
 from improvement.evidence import EvidenceWeights
+from improvement.improver import Improver
 from improvement.inputs import EvidenceBatch
-from improvement.jobs import Improver, improve_users, run_improvement, sweep_idle
+from improvement.jobs import improve_users, run_improvement, sweep_idle
 from improvement.objects import Object
+from improvement.periodic import RETRY_SECONDS
+from improvement.profiles.live import LiveProfiles
+from improvement.profiles.profile import Interaction, StoredProfile
+from improvement.profiles.settings import ProfileSettings
+from improvement.promotion import profiles_tick, promote, rollback
+from improvement.releases import Release
 from improvement.selection import Selection, SessionSelector
 from improvement.wiring import Rooms, improver
 from tests.support import WordEncoder, click, make_object, make_objects, make_session
@@ -29,6 +37,7 @@ class World:
     rooms: Rooms
     domain: SearchDomain
     originals: list[Object]
+    database: Database[Any]
 
     @property
     def improver(self) -> Improver:
@@ -73,10 +82,10 @@ class World:
 
 
 @pytest.fixture
-def world(rooms: Rooms, domain: SearchDomain) -> World:
+def world(rooms: Rooms, domain: SearchDomain, database: Database[Any]) -> World:
     originals = make_objects(domain, 40)
     rooms.vectors.upsert(rooms.releases.blue(domain.name).collection_id, originals)
-    return World(rooms, domain, originals)
+    return World(rooms, domain, originals, database)
 
 
 def test_a_click_makes_a_copy_nearer_to_the_query_and_leaves_the_original(world: World):
@@ -218,7 +227,6 @@ def test_in_a_mixed_batch_every_valid_session_is_applied_and_every_other_has_its
         "odd": ("failed", "the selector stumbled"),
         "elsewhere": ("skipped", "no click on a shown object"),
         "no query": ("skipped", "no query text"),
-        "unknown": ("failed", "session not found"),
     }
     for session_id, (status, reason) in expected.items():
         got, why = world.status(session_id)
@@ -226,6 +234,7 @@ def test_in_a_mixed_batch_every_valid_session_is_applied_and_every_other_has_its
         assert (reason is None and why is None) or (reason or "") in (why or ""), session_id
     assert {user for user, _ in world.copies()} == {"u1", "u2", "u3", "u5", "u6"}
     assert world.rooms.queue.counts()["pending"] == 0
+    assert world.rooms.queue.entry("unknown") is None, "a line about nothing would only keep a user's id"
 
 
 class Selective:
@@ -536,3 +545,189 @@ def test_outcomes_are_counted(world: World):
     for outcome, count in ((Status.DONE, 1), (Status.SKIPPED, 1)):
         labels = {"domain": world.domain.name, "outcome": outcome.value}
         assert registry.get_sample_value("improvement_sessions_total", labels) == count
+
+
+# Profiles and popularity
+
+
+class Broken:
+    """A store that does not answer."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ConnectionError("the store went away")
+
+
+def act(world: World, user: str, *objects: str) -> None:
+    """Like objects outside a search, applied at once as the service does it."""
+    rooms = world.rooms
+    live = LiveProfiles(rooms.profiles, rooms.actions, rooms.vectors, rooms.releases, rooms.domains)
+    live.push(
+        [
+            Action(action_id=o, user_id=user, object_id=o, action_type="like_post", domain=world.domain.name)
+            for o in objects
+        ]
+    )
+
+
+@pytest.fixture
+def lively(world: World) -> World:
+    """A domain whose evidence knows all kinds of events, and whose profiles count from the first on."""
+    settings = ProfileSettings(min_interactions=1, remember=5)
+    world.domain = replace(world.domain, evidence=EvidenceWeights(), profiles=settings)
+    world.rooms = replace(world.rooms, domains={world.domain.name: world.domain})
+    return world
+
+
+def stored(world: World, user: str) -> StoredProfile:
+    return world.rooms.profiles.load(world.domain.name, [user])[user]
+
+
+def test_improving_a_session_makes_its_users_profile_at_once(lively: World):
+    lively.taught("s", "ann", range(5), [2], created_at=int(time.time()) - 500)
+    lively.improve()
+    one = stored(lively, "ann")
+    evidence = lively.domain.evidence.of(lively.rooms.clickstream.sessions(["s"])[0])
+    at = lively.rooms.clickstream.sessions(["s"])[0].created_at
+    assert list(one.searched) == [Interaction(o, weight * 3.0, at) for o, weight in evidence.items()]
+    assert max(one.searched, key=lambda i: i.weight).object_id == "o2"
+    assert one.profile.positives == 1
+    mean = lively.originals[2].mean
+    assert one.profile.liked @ mean / np.linalg.norm(mean) == pytest.approx(1, abs=1e-5)
+
+
+def test_improving_again_says_the_same_again_and_only_the_latest(lively: World):
+    for n in range(4):
+        lively.taught(f"s{n}", "ann", range(5), [4], created_at=int(time.time()) - 500 + n)
+    lively.improve()
+    once = stored(lively, "ann")
+    assert len(once.searched) == 5
+    assert once.searched[-1].at == max(one.at for one in once.searched)
+    lively.rooms.queue.requeue(["s0", "s3"])
+    lively.improve()
+    twice = stored(lively, "ann")
+    assert twice.searched == once.searched
+    assert twice.profile.embedding.tobytes() == once.profile.embedding.tobytes()
+
+
+def test_a_session_marked_irrelevant_takes_its_part_of_the_profile_back(lively: World):
+    lively.taught("s1", "ann", range(5), [2])
+    lively.improve()
+    before = stored(lively, "ann")
+    lively.taught("s2", "ann", range(5, 10), [7])
+    lively.improve()
+    assert len(stored(lively, "ann").searched) > len(before.searched)
+    for session_id in ("s2", "s1"):
+        lively.rooms.clickstream.mark_irrelevant(session_id)
+        lively.rooms.queue.requeue([session_id])
+        lively.improve()
+        if session_id == "s2":
+            assert stored(lively, "ann").searched == before.searched
+    assert lively.rooms.profiles.load(lively.domain.name, ["ann"]) == {}
+
+
+def test_nobody_and_who_never_searched_get_no_profile(lively: World):
+    lively.taught("s", None, range(5), [2])
+    lively.taught("t", "ann", range(5), [])
+    lively.improve()
+    assert lively.rooms.profiles.load(lively.domain.name, ["ann", "None"]) == {}
+
+
+def test_a_profile_that_cannot_be_made_does_not_fail_the_copies_and_is_made_later(lively: World):
+    lively.taught("s", "ann", range(5), [2])
+    broken = replace(lively.improver, batch=replace(lively.rooms.batch, vectors=Broken()))
+    improve_users(broken, 100)
+    assert lively.status("s") == ("done", None)
+    assert ("ann", "o2") in lively.copies()
+    assert stored(lively, "ann").profile.embedding is None
+    lively.improve()
+    assert stored(lively, "ann").profile.embedding is not None
+
+
+def test_evidence_that_could_not_be_stored_leaves_its_sessions_pending(lively: World):
+    lively.taught("s", "ann", range(5), [2])
+    broken = replace(lively.improver, batch=replace(lively.rooms.batch, profiles=Broken()))
+    with pytest.raises(ConnectionError):
+        improve_users(broken, 100)
+    assert lively.status("s")[0] == "pending"
+    lively.improve()
+    assert lively.status("s") == ("done", None)
+    assert stored(lively, "ann").searched
+
+
+def test_the_batch_of_profiles_runs_when_it_is_due_and_not_before(lively: World):
+    act(lively, "ann", "o1", "o2")
+    assert stored(lively, "ann").profile.generated_at is None
+    lively.improve()
+    first = stored(lively, "ann").profile.generated_at
+    assert first is not None
+    act(lively, "ann", "o3")
+    lively.improve()
+    assert stored(lively, "ann").profile.generated_at == first
+    lively.rooms.queue.hurry(profiles_tick(lively.domain.name))
+    lively.improve()
+    assert stored(lively, "ann").profile.generated_at > first
+
+
+def test_a_batch_that_fails_is_due_again_soon_and_the_rest_of_the_work_goes_on(lively: World):
+    act(lively, "ann", "o1", "o2")
+    lively.taught("s", "bob", range(5), [2])
+    broken = replace(lively.improver, batch=replace(lively.rooms.batch, releases=Broken()))
+    assert run_improvement(broken, 100, idle_seconds=1e9) == 1
+    assert lively.rooms.popularity.top(lively.domain.name, 10) != []
+    assert stored(lively, "ann").profile.generated_at is None
+    later = ImprovementQueue(lively.database, lambda: time.time() + RETRY_SECONDS + 1)
+    run_improvement(replace(lively.improver, queue=later), 100, idle_seconds=1e9)
+    assert stored(lively, "ann").profile.generated_at is not None
+
+
+def switched(world: World, space: str) -> Release:
+    release = world.rooms.releases.create(world.domain, space)
+    world.rooms.vectors.upsert(release.collection_id, make_objects(world.domain, 40, seed=7))
+    return release
+
+
+def test_after_set_blue_the_next_run_makes_every_profile_anew(lively: World):
+    act(lively, "ann", "o1", "o2")
+    lively.taught("s", "bob", range(5), [2])
+    lively.improve()
+    switched(lively, "v2")
+    rooms = lively.rooms
+    promote(rooms.releases, rooms.queue, rooms.profiles, rooms.wake, lively.domain.name, "v2")
+    lively.improve()
+    for user in ("ann", "bob"):
+        assert stored(lively, user).profile.model_version == "v2"
+    rollback(rooms.releases, rooms.queue, rooms.profiles, rooms.wake, lively.domain.name)
+    lively.improve()
+    for user in ("ann", "bob"):
+        assert stored(lively, user).profile.model_version == "words-v1"
+
+
+def test_a_switch_whose_maker_died_is_finished_by_the_worker(lively: World):
+    act(lively, "ann", "o1", "o2")
+    lively.improve()
+    switched(lively, "v2")
+    lively.rooms.releases.set_blue(lively.domain.name, "v2")
+    lively.improve()
+    assert stored(lively, "ann").profile.model_version == "v2"
+
+
+def test_popularity_is_counted_when_it_is_due(lively: World):
+    lively.improve()
+    assert lively.rooms.popularity.top(lively.domain.name, 10) == []
+    act(lively, "ann", "o1", "o2")
+    act(lively, "bob", "o2")
+    lively.search("s", "cat", range(5), [4])
+    lively.improve()
+    assert lively.rooms.popularity.top(lively.domain.name, 10) == []
+
+    def improve(seconds: float) -> list[str]:
+        later = ImprovementQueue(lively.database, lambda: time.time() + seconds)
+        run_improvement(replace(lively.improver, queue=later), 100, idle_seconds=1e9)
+        return [name for name, _ in lively.rooms.popularity.top(lively.domain.name, 10)]
+
+    assert improve(RETRY_SECONDS + 1) == ["o2", "o1", "o4"]  # nothing was known: soon again
+    act(lively, "cat", "o1")
+    act(lively, "dan", "o1")
+    interval = lively.improver.popularity_interval
+    assert improve(RETRY_SECONDS + interval / 2) == ["o2", "o1", "o4"]
+    assert improve(RETRY_SECONDS + interval + 2)[0] == "o1"

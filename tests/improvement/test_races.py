@@ -8,7 +8,8 @@ import pytest
 
 from clickstream.improvement_queue import Owner, Request
 from improvement.domain import SearchDomain
-from improvement.jobs import Improver, improve_users, run_improvement, sweep_idle
+from improvement.improver import Improver
+from improvement.jobs import improve_users, run_improvement, sweep_idle
 from improvement.objects import Object
 from improvement.vectors import VectorStore
 from improvement.wiring import Rooms

@@ -75,6 +75,16 @@ def test_the_interval_is_short_only_where_the_worker_is_inside():
     assert Settings(_env_file=None, improvement_seconds_interval=7).interval == 7
 
 
+def test_popularity_is_looked_at_often_only_where_the_worker_is_inside():
+    assert Settings(_env_file=None).popularity_interval == 60
+    assert Settings(_env_file=None, redis_url="redis://r").popularity_interval == 3_600
+    assert Settings(_env_file=None, popularity_seconds_interval=7).popularity_interval == 7
+    assert Settings(_env_file=None).profile_seconds_interval == 7_200
+    for name in ("profile_seconds_interval", "popularity_seconds_interval"):
+        with pytest.raises(ValidationError, match=name):
+            Settings(_env_file=None, **{name: 0})
+
+
 def test_secrets_do_not_show():
     shown = repr(Settings(_env_file=None, mongo_url="mongodb://user:hidden@m", **KEYS))
     assert "hidden" not in shown

@@ -14,43 +14,23 @@ from improvement.evidence import EVENT_WEIGHTS, EvidenceWeights
 from improvement.profiles.online import (
     MAX_DRIFT,
     rating_from_signals,
-    remember_dislike,
-    steer,
     update_user_embedding,
     update_user_embeddings,
 )
+from tests.improvement.profiles.angles import (
+    EPS,
+    angle,
+    dimensions,
+    dislikes,
+    law,
+    pairs,
+    seeds,
+    shares,
+    unit,
+)
 
-#: What rounding may cost a cosine.
-EPS = 1e-9
-DAY = 86_400
-law = settings(deadline=None, max_examples=50)
 run = settings(deadline=None, max_examples=8)
-
-seeds = st.integers(0, 2**32 - 1)
-dimensions = st.sampled_from([2, 3, 5, 16, 64, 384, 768])
-shares = st.floats(0, 1)
-dislikes = st.floats(-1, 0, exclude_max=True)
 counts = st.one_of(st.integers(0, 5), st.integers(0, 10**9))
-
-
-def unit(vector):
-    return vector / np.linalg.norm(vector)
-
-
-def angle(a, b):
-    a, b = unit(a), unit(b)
-    return 2 * math.atan2(np.linalg.norm(a - b), np.linalg.norm(a + b))
-
-
-@st.composite
-def pairs(draw):
-    """A profile and an item at any angle between them, of any length."""
-    rng = np.random.default_rng(draw(seeds))
-    size, theta = draw(dimensions), draw(st.floats(1e-4, math.pi - 1e-4))
-    u = unit(rng.normal(size=size))
-    w = rng.normal(size=size)
-    w = unit(w - (w @ u) * u)
-    return u * rng.uniform(0.1, 10), (math.cos(theta) * u + math.sin(theta) * w) * rng.uniform(0.1, 10)
 
 
 def by_the_book(u, v, rating, learning_rate, count):
@@ -339,117 +319,6 @@ def test_one_learning_rate_and_count_serve_all_users():
     )
 
 
-@given(seeds, dimensions, st.floats(0.1, 100))
-@law
-def test_a_negative_profile_does_not_depend_on_the_order_in_which_dislikes_arrive(seed, size, half_life):
-    rng = np.random.default_rng(seed)
-    events = [(rng.normal(size=size), -rng.random(), float(rng.uniform(0, 60 * DAY))) for _ in range(6)]
-    profiles = []
-    for order in (events, sorted(events, key=lambda e: e[2]), sorted(events, key=lambda e: -e[2])):
-        profile = None
-        for item, rating, at in order:
-            profile = remember_dislike(profile, item, rating, at, half_life)
-        profiles.append(profile)
-    latest = max(at for *_, at in events)
-    expected = sum(-r * unit(item) * 0.5 ** ((latest - at) / (half_life * DAY)) for item, r, at in events)
-    for profile in profiles:
-        assert profile.at == latest
-        assert profile.vector == pytest.approx(expected, abs=EPS)
-
-
-@given(pairs(), st.floats(-1, -1e-3), st.floats(0, 1e7), st.floats(1, 1000))
-@law
-def test_a_dislike_moves_the_negative_profile_towards_the_item_in_their_plane(pair, rating, later, half_life):
-    first, item = pair
-    before = remember_dislike(None, first, -1.0, 0, half_life)
-    after = remember_dislike(before, item, rating, later, half_life)
-    assert angle(after.vector, item) <= angle(first, item) + 1e-7
-    between = angle(after.vector, first) + angle(after.vector, item)
-    assert between == pytest.approx(angle(first, item), abs=1e-6)
-
-
-@given(pairs(), dislikes, st.floats(0, 1e9), st.floats(0, 1e9), st.floats(0.01, 1000))
-@law
-def test_the_strength_of_a_negative_profile_is_0_to_1_and_only_fades(pair, rating, sooner, later, half_life):
-    profile = remember_dislike(None, pair[1], rating, 0, half_life)
-    sooner, later = sorted((sooner, later))
-    assert 0 <= profile.strength(later, half_life) <= profile.strength(sooner, half_life) <= 1
-    assert (
-        profile.strength(-5, half_life) == profile.strength(0, half_life) == pytest.approx(math.tanh(-rating))
-    )
-    one_life = profile.strength(half_life * DAY, half_life)
-    assert one_life == pytest.approx(math.tanh(-rating / 2), abs=EPS)
-
-
-def test_only_a_dislike_of_something_is_remembered():
-    item, profile = np.array([0.0, 3.0]), remember_dislike(None, [1.0, 0.0], -0.5, 10, 1)
-    for kept in (None, profile):
-        assert remember_dislike(kept, item, 0.0, 20, 1) is kept
-        assert remember_dislike(kept, item, 0.9, 20, 1) is kept
-        assert remember_dislike(kept, 0 * item, -0.9, 20, 1) is kept
-
-
-@given(pairs(), seeds, shares, shares)
-@law
-def test_a_steered_query_has_length_1_and_stays_near_and_in_the_span(pair, seed, towards, away):
-    query, positive = pair
-    negative = np.random.default_rng(seed).normal(size=len(query)) + query
-    steered = steer(query, positive, negative, towards, away)
-    assert np.linalg.norm(steered) == pytest.approx(1, abs=1e-11)
-    assert angle(steered, query) <= towards * angle(query, positive) + away * math.pi / 2 + 1e-7
-    span, _ = np.linalg.qr(np.stack([query, positive, unit(negative)], axis=1))
-    assert np.linalg.norm(steered - span @ (span.T @ steered)) < 1e-6
-
-
-@given(pairs(), seeds, shares, shares)
-@law
-def test_steering_never_points_more_at_what_was_disliked_nor_beyond_orthogonal(pair, seed, towards, away):
-    query, positive = pair
-    negative = unit(np.random.default_rng(seed).normal(size=len(query)) + query)
-    blended = negative @ steer(query, positive, None, towards, 0.0)
-    steered = negative @ steer(query, positive, negative, towards, away)
-    assert min(0.0, blended) - 1e-9 <= steered <= blended + 1e-9
-
-
-@given(pairs(), shares, shares)
-@law
-def test_steering_turns_as_far_as_a_like_and_a_dislike_of_the_same_share(pair, towards, away):
-    query, profile = pair
-    like = update_user_embedding(query, profile, towards, 1.0)
-    assert steer(query, profile, None, towards, 0.5) == pytest.approx(like, abs=1e-12)
-    dislike = update_user_embedding(query, profile, -away, 1.0)
-    assert steer(query, None, profile, 0.5, away) == pytest.approx(dislike, abs=1e-12)
-
-
-@given(pairs(), shares, shares)
-@law
-def test_without_weights_or_profiles_a_query_is_only_made_unit(pair, towards, away):
-    query, other = unit(pair[0]), pair[1]
-    assert np.array_equal(steer(query, other, other, 0.0, 0.0), query)
-    assert np.array_equal(steer(query, None, None, towards, away), query)
-    assert np.array_equal(steer(query, 0 * query, 0 * query, towards, away), query)
-
-
-@given(pairs(), st.floats(0.01, 1), shares)
-@law
-def test_no_query_is_the_profile_and_a_query_for_the_disliked_stays(pair, towards, away):
-    query, other = unit(pair[0]), pair[1]
-    assert steer(0 * query, other, None, towards, away) == pytest.approx(unit(other), abs=1e-12)
-    assert not steer(0 * query, None, other, towards, away).any()
-    assert np.array_equal(steer(query, None, 2 * query, towards, away), query)
-
-
-@given(seeds, shares, shares)
-@law
-def test_many_queries_are_steered_as_each_alone(seed, towards, away):
-    rng = np.random.default_rng(seed)
-    queries, (positive, negative) = rng.normal(size=(2, 3, 8)), rng.normal(size=(2, 8))
-    together = steer(queries, positive, negative, towards, away)
-    for i, j in np.ndindex(2, 3):
-        alone = steer(queries[i, j], positive, negative, towards, away)
-        assert together[i, j] == pytest.approx(alone, abs=1e-12)
-
-
 @given(st.lists(st.floats(-1e6, 1e6), max_size=8), st.floats(1e-3, 1e3), seeds)
 @law
 def test_a_rating_is_between_minus_1_and_1_and_does_not_depend_on_order(signals, saturation, seed):
@@ -534,25 +403,17 @@ def test_bad_input_for_many_users_is_refused_by_name_and_row(name, value, said):
         (lambda: rating_from_signals([1.0, 1e9]), r"signals\[1\]"),
         (lambda: rating_from_signals([1.0], saturation=0), "saturation"),
         (lambda: rating_from_signals([1.0], saturation=math.inf), "saturation"),
-        (lambda: remember_dislike(None, [math.nan], -1, 0, 1), "item_vector"),
-        (lambda: remember_dislike(None, ROW, -2, 0, 1), "rating"),
-        (lambda: remember_dislike(None, ROW, -1, math.nan, 1), "at"),
-        (lambda: remember_dislike(remember_dislike(None, ROW, -1, 0, 1), [1.0], -1, 0, 1), "item_vector"),
-        (lambda: remember_dislike(None, ROW, -1, 0, 0), "half_life_days"),
-        (lambda: remember_dislike(None, ROW, -1, 0, 1).strength(math.inf, 1), "now"),
-        (lambda: steer([math.nan, 0.0], None, None, 0, 0), "query"),
-        (lambda: steer(1.0, None, None, 0, 0), "query"),
-        (lambda: steer(ROW, [1.0], None, 0, 0), "positive"),
-        (lambda: steer(ROW, None, [[1.0, 0.0]], 0, 0), "negative"),
-        (lambda: steer(ROW, None, None, 1.1, 0), "profile_weight"),
-        (lambda: steer(ROW, None, None, 0, -0.1), "negative_weight"),
     ],
 )
-def test_other_bad_input_is_refused_by_name(call, name):
+def test_bad_signals_are_refused_by_name(call, name):
     with pytest.raises(ValueError, match=f"^{name}"):
         call()
 
 
-def test_the_web_process_can_update_profiles_without_torch():
-    code = "import sys, improvement.profiles.online; assert 'torch' not in sys.modules"
+def test_the_web_process_can_use_profiles_without_torch():
+    code = (
+        "import sys\n"
+        "from improvement.profiles import interests, online, steering\n"
+        "assert not {'torch', 'sklearn', 'scipy', 'numba'} & sys.modules.keys()"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
