@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -16,9 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from improvement.domain import MetricAggregationType, MetricType, SearchIndexInfo, VectorsAdjuster
 from improvement.errors import Invalid, StudioError
 from improvement.evidence import EvidenceWeights, SkippedItems
+from improvement.profiles.settings import ProfileSettings
 from improvement.wiring import Rooms
 
 if TYPE_CHECKING:  # brings torch, which other commands do without
+    from improvement.evaluation.options import Settings
     from improvement.evaluation.report import Report
 
 
@@ -47,7 +49,17 @@ Set = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="A setting of the adjuster (adjustment_rate=0.3), or of the evidence weights "
-        "(evidence.skipped_items=all, evidence.saturation=none). Repeatable.",
+        "(evidence.skipped_items=all, evidence.saturation=none), or with --profile of the profiles "
+        "(profile.interests=8). Repeatable.",
+    ),
+]
+UseProfile = Annotated[
+    bool,
+    typer.Option(
+        "--profile",
+        help="Learn user profiles, too, and rank with copies and profile together; with --adjuster none by "
+        "the profile alone. With --log the domain's own profile settings; where their search_weight is 0, "
+        "as by default, it is 0.25 unless --set says otherwise.",
     ),
 ]
 EvidenceName = Annotated[
@@ -98,6 +110,7 @@ def register(app: typer.Typer, connect: Callable[[], AbstractContextManager[Room
         log: Log = False,
         adjuster: Adjuster = None,
         settings: Set = None,
+        profile: UseProfile = False,
         evidence: EvidenceName = None,
         metric: Metric = None,
         aggregation: Aggregation = None,
@@ -109,21 +122,23 @@ def register(app: typer.Typer, connect: Callable[[], AbstractContextManager[Room
         seed: Seed = 0,
         json_out: JsonOut = None,
     ) -> None:
-        """Measure how much personal copies help: ranking with them and without.
+        """Measure how much personal copies and profiles help: ranking with and without.
 
         With --dataset DIR, users of a data set search, click, and search again.
         With --log, the earlier sessions of your own users teach, and what the
         later ones showed is ranked again. No store is written to.
 
-        Below each mean stands its 95% bootstrap interval over users. The last
-        column is the paired difference to "no learning": an interval without 0
-        is a real difference. docs/replay.md explains every number.
+        Below each mean stands its 95% bootstrap interval over users. Differences
+        are paired, to "no learning" where nothing else is said: an interval
+        without 0 is a real difference. docs/replay.md explains every number.
 
         Examples:
 
           replay --dataset movielens-replay --users even
 
           replay --dataset movielens-replay --set adjustment_rate=0.3
+
+          replay --dataset movielens-replay --profile --set profile.interests=8
 
           replay --log --domain documents --set evidence.half_life_days=30
 
@@ -144,7 +159,9 @@ def register(app: typer.Typer, connect: Callable[[], AbstractContextManager[Room
         with _usage("--set"):
             from improvement.evaluation.options import parse_settings
 
-            wanted = Wanted(adjuster, *parse_settings(settings or []), evidence, seed)
+            wanted = Wanted(adjuster, parse_settings(settings or []), evidence, profile, seed)
+            if wanted.settings.profile and not profile:
+                raise Invalid(f"profile.{next(iter(wanted.settings.profile))}: needs --profile")
         if dataset is not None:
             with _failures():
                 report = on_dataset(
@@ -167,9 +184,9 @@ class Wanted:
     """What the command line asks for, whatever it is run on; settings are still text."""
 
     adjuster: str | None
-    settings: Mapping[str, str]
-    evidence_settings: Mapping[str, str]
+    settings: "Settings"
     evidence: Evidence | None
+    profile: bool
     seed: int
 
     def weights(self, default: EvidenceWeights) -> EvidenceWeights:
@@ -182,7 +199,14 @@ class Wanted:
             Evidence.PUBLISHED: EvidenceWeights.published(),
         }
         with _usage("--set"):
-            return change_evidence(named[self.evidence], self.evidence_settings)
+            return change_evidence(named[self.evidence], self.settings.evidence)
+
+    def profiles(self, default: ProfileSettings) -> ProfileSettings | None:
+        """Return the profile settings asked for, None for no profiles; wrong ones are wrong usage."""
+        from improvement.evaluation.options import change_profiles
+
+        with _usage("--set"):
+            return change_profiles(default, self.settings.profile) if self.profile else None
 
     def made(self, name: str, info: SearchIndexInfo) -> VectorsAdjuster | None:
         """Return the adjuster of that name, None for "none"; a wrong one is wrong usage."""
@@ -190,9 +214,9 @@ class Wanted:
 
         with _usage("--adjuster, --set"):
             if name != "none":
-                return make_adjuster(name, info, self.settings)
-            if self.settings:
-                raise Invalid(f"the adjuster 'none' has no settings, got {', '.join(self.settings)}")
+                return make_adjuster(name, info, self.settings.adjuster)
+            if given := self.settings.adjuster:
+                raise Invalid(f"the adjuster 'none' has no settings, got {', '.join(given)}")
             return None
 
 
@@ -211,6 +235,7 @@ def on_dataset(
     name = wanted.adjuster or "geodesic"
     adjuster = wanted.made(name, SearchIndexInfo(data.dimensions, metric, aggregation))
     weights = wanted.weights(EvidenceWeights(skipped_items=SkippedItems.ALL))  # the protocol's skipped
+    profiles = wanted.profiles(ProfileSettings())
 
     import torch
 
@@ -218,13 +243,13 @@ def on_dataset(
     from improvement.evaluation.replay import choose, compare
 
     with _usage("--users"):
-        runs = len(choose(data.users, users)) * (1 if adjuster is None else 2)
+        runs = len(choose(data.users, users)) * (1 + (adjuster is not None) + (profiles is not None))
     torch.set_num_threads(1)  # one user's batches are too small to share
     with _progress() as progress:
         task = progress.add_task("users, without learning and with", total=runs)
         report = compare(
             Scene.of(data, metric, aggregation), None if adjuster is None else name, adjuster, weights, users,
-            days_between_sessions=days_between_sessions, seed=wanted.seed,
+            profiles=profiles, days_between_sessions=days_between_sessions, seed=wanted.seed,
             progress=lambda: progress.advance(task),
         )  # fmt: skip
     return replace(report, source={"dataset": str(folder)} | dict(report.source))
@@ -243,10 +268,11 @@ def on_log(rooms: Rooms, wanted: Wanted, domain: str | None, limit: int, test_sh
 
         name = type(found.adjuster).__name__
         with _usage("--set"):
-            adjuster = change_adjuster(found.adjuster, info, wanted.settings)
+            adjuster = change_adjuster(found.adjuster, info, wanted.settings.adjuster)
     else:
         name, adjuster = wanted.adjuster, wanted.made(wanted.adjuster, info)
     weights = wanted.weights(found.evidence)
+    profiles = wanted.profiles(found.profiles)
 
     from improvement.evaluation.log import replay_log
 
@@ -258,10 +284,11 @@ def on_log(rooms: Rooms, wanted: Wanted, domain: str | None, limit: int, test_sh
                 tasks[what] = progress.add_task(what, total=None)
             progress.advance(tasks[what], count)
 
+        changed = replace(found, adjuster=adjuster or found.adjuster, evidence=weights)
         return replay_log(
             rooms.clickstream, rooms.vectors, rooms.releases.blue(found.name).collection_id,
-            replace(found, adjuster=adjuster or found.adjuster, evidence=weights),
-            method=None if adjuster is None else name, propensities=rooms.propensities.get(found.name),
+            changed, method=None if adjuster is None else name, profiles=profiles,
+            propensities=rooms.propensities.get(found.name),
             limit=limit, test_share=test_share, seed=wanted.seed, progress=advance,
         )  # fmt: skip
 

@@ -10,9 +10,13 @@ from clickstream.records import RegisteredSession
 from improvement.copies import Key
 from improvement.domain import SearchDomain
 from improvement.evaluation.metrics import graded_ndcg, ndcg, reciprocal_rank
+from improvement.evaluation.profiles import rescored
 from improvement.evaluation.ranking import best_first, scores, searched
-from improvement.evaluation.report import NO_LEARNING, Row, Sample, settings_of
+from improvement.evaluation.report import NO_LEARNING, Row, Sample, settings_of, with_profile
+from improvement.evidence import happened_at
 from improvement.objects import Object, Vectors
+from improvement.profiles.profile import Profile
+from improvement.profiles.settings import ProfileSettings
 
 AS_SHOWN = "as shown"
 #: Places that nDCG looks at.
@@ -27,13 +31,14 @@ class Judged:
 
     Attributes:
         weight: mean inverse propensity of its clicks.
-        has_copies: whether a copy took part.
+        has_copies, has_profile: whether a copy took part, and whether a profile did.
         found: method -> nDCG, reciprocal rank, nDCG with the inverse propensities as gains.
     """
 
     user_id: str
     weight: float
     has_copies: bool
+    has_profile: bool
     found: Mapping[str, tuple[float, float, float]]
 
 
@@ -45,11 +50,13 @@ class Judge:
         domain: its selector says what a click is, its index how to compare.
         method: what to call ranking with copies; None leaves it out.
         propensities: chance, in 0..1, that each place is looked at; none means that all are certain.
+        profiles: how profiles are used, after the copies; None leaves that row out.
     """
 
     domain: SearchDomain
     method: str | None
     propensities: Sequence[float] = ()
+    profiles: ProfileSettings | None = None
 
     def judge(
         self,
@@ -57,6 +64,7 @@ class Judge:
         query: Vectors,
         originals: Mapping[str, Object],
         copies: Mapping[Key, Object],
+        profile: Profile | None = None,
     ) -> Judged | str:
         """Rank what a session showed in every way, or say why that tells nothing.
 
@@ -66,6 +74,7 @@ class Judge:
             query: (M, D) prepared query vectors.
             originals: by object id; may hold more than the session showed, or less.
             copies: by user and object id.
+            profile: the user's, or None while there is none to use.
         """
         user_id = str(session.user_id)
         clicks = {e.object_id for e in session.events if e.event_type in self.domain.selector.click_events}
@@ -78,14 +87,22 @@ class Judge:
             return "no clicked object is still there" if clicks & shown_once else "dislikes only, no click"
         shown = [originals[o] for _, o in there]
         orders: dict[str, Any] = {AS_SHOWN: slice(None), NO_LEARNING: self._order(query, shown)}
+        mine = [copies.get((user_id, o), originals[o]) for _, o in there]
+        order = self._order(query, mine)
         if self.method is not None:
-            mine = [copies.get((user_id, o), originals[o]) for _, o in there]
-            orders[self.method] = self._order(query, mine)
+            orders[self.method] = order
+        if self.profiles is not None:
+            orders[with_profile(self.method)] = order
+            if profile is not None:
+                seen, now = [mine[place] for place in order], happened_at(session)
+                again = rescored(query, seen, profile, now, self.profiles, self.domain.search_index_info)
+                orders[with_profile(self.method)] = order[again]
         ranked = {name: gains[order] for name, order in orders.items()}
         return Judged(
             user_id=user_id,
             weight=float(gains[gains > 0].mean()),
             has_copies=any((user_id, o) in copies for _, o in there),
+            has_profile=self.profiles is not None and profile is not None,
             found={
                 name: (
                     ndcg(worth > 0, int(np.count_nonzero(gains)), K),
@@ -127,8 +144,14 @@ class Judge:
             Row.of(AS_SHOWN, samples(AS_SHOWN), baseline, seed),
             Row.of(NO_LEARNING, baseline, None, seed),
         ]
+        told = {"evidence": settings_of(self.domain.evidence)}
+        before = {}
         if self.method is not None:
-            domain = self.domain
-            settings = {"adjuster": settings_of(domain.adjuster), "evidence": settings_of(domain.evidence)}
-            rows.append(Row.of(self.method, samples(self.method), baseline, seed, settings))
+            told["adjuster"] = settings_of(self.domain.adjuster)
+            before = {self.method: samples(self.method)}
+            rows.append(Row.of(self.method, before[self.method], baseline, seed, told))
+        if self.profiles is not None:
+            told = told | {"profile": settings_of(self.profiles)}
+            way = with_profile(self.method)
+            rows.append(Row.of(way, samples(way), baseline, seed, told, others=before))
         return rows

@@ -1,7 +1,7 @@
 """One user of a data set: they search, click what is relevant, learn, and search again.
 
 The protocol is that of `docs/replay.md`. What a user learns goes the way of production: a registered session,
-evidence weights, `improvement_input`, `personal_copies`.
+evidence weights, `improvement_input`, `personal_copies`, and the batch's profile.
 """
 
 import zlib
@@ -26,10 +26,13 @@ from improvement.domain import (
 from improvement.evaluation.behaviour import Behaviour
 from improvement.evaluation.dataset import ReplayDataset, ReplayUser
 from improvement.evaluation.metrics import ndcg, share
+from improvement.evaluation.profiles import interactions, profile_of, rescored
 from improvement.evaluation.ranking import best_first, scores, searched
 from improvement.evidence import EvidenceWeights
 from improvement.inputs import ImprovementInput
 from improvement.objects import Object, Vectors
+from improvement.profiles.profile import Interaction, Profile
+from improvement.profiles.settings import ProfileSettings
 
 #: Objects a training search shows.
 SHOWN = 20
@@ -92,7 +95,7 @@ class _NoEncoder:
 
 @dataclass(eq=False)
 class Learner:
-    """One user: what they were shown, what it taught, and the copies they have now."""
+    """One user: what they were shown, what it taught, and the copies and the profile they have now."""
 
     scene: Scene
     adjuster: VectorsAdjuster | None
@@ -100,15 +103,29 @@ class Learner:
     user: ReplayUser
     seconds_apart: int
     behaviour: Behaviour = field(default_factory=Behaviour)
+    profiles: ProfileSettings | None = None
     searches: int = 0
     clicks: int = 0
     shown: set[int] = field(default_factory=set)
     taught: list[tuple[UsableSession, Vectors]] = field(default_factory=list)
     inputs: list[ImprovementInput] = field(default_factory=list)
     copies: dict[int, Object] = field(default_factory=dict)
+    said: list[Interaction] = field(default_factory=list)
+    profile: Profile | None = None
 
     def ranking(self, query: int, depth: int) -> list[int]:
-        """Rank all objects as this user sees them: copies stand in for their originals."""
+        """Rank all objects as this user sees them: copies for originals, the first ones by the profile."""
+        if self.profiles is None or self.profile is None:
+            return self._by_copies(query, depth)
+        ranking = self._by_copies(query, max(depth, self.profiles.rescored))
+        ids = self.scene.dataset.object_ids
+        first = ranking[: self.profiles.rescored]
+        seen = [self.copies.get(row, self.scene.originals[ids[row]]) for row in first]
+        now = START + (self.searches + 1) * self.seconds_apart
+        places = rescored(self.scene.queries[query], seen, self.profile, now, self.profiles, self.scene.info)
+        return [*(first[place] for place in places), *ranking[len(first) :]][:depth]
+
+    def _by_copies(self, query: int, depth: int) -> list[int]:
         scored = self.scene.base[query]
         if self.copies:
             info = self.scene.info
@@ -131,9 +148,17 @@ class Learner:
             return
         self.clicks += 1
         weights = self.evidence.of(session, self.behaviour.propensities(SHOWN))
-        if self.adjuster is not None and weights:
-            self.taught.append((UsableSession(session, weights), self.scene.queries[query]))
+        if not weights:
+            return
+        usable = UsableSession(session, weights)
+        if self.adjuster is not None:
+            self.taught.append((usable, self.scene.queries[query]))
             self._learn(self.adjuster)
+        if self.profiles is not None:
+            said = self.said + interactions([usable], self.evidence)
+            self.said = said[-self.profiles.remember :]
+            means = {one.object_id: self.scene.originals[one.object_id].mean for one in self.said}
+            self.profile = profile_of(self.user.user_id, self.said, means, self.profiles)
 
     @cached_property
     def random(self) -> np.random.Generator:

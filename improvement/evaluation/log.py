@@ -17,10 +17,13 @@ from improvement.copies import Key, UsableSession, improvement_input, personal_c
 from improvement.domain import SearchDomain
 from improvement.errors import Invalid, PluginFailed
 from improvement.evaluation.judging import Judge, Judged
+from improvement.evaluation.profiles import interactions, profile_of
 from improvement.evaluation.report import Report
 from improvement.evidence import happened_at
 from improvement.inputs import ImprovementInput
 from improvement.objects import Object, Vectors
+from improvement.profiles.profile import Profile
+from improvement.profiles.settings import ProfileSettings
 from improvement.vectors import VectorStore
 
 #: Texts embedded, sessions held beside their objects' vectors, and copies made at once.
@@ -50,6 +53,7 @@ def replay_log(
     domain: SearchDomain,
     *,
     method: str | None,
+    profiles: ProfileSettings | None = None,
     propensities: Sequence[float] = (),
     limit: int = 10_000,
     test_share: float = 0.2,
@@ -62,7 +66,8 @@ def replay_log(
         collection: where the originals are.
         domain: its selector says which sessions count and what a click is; its evidence and its adjuster
             make the copies.
-        method: what to call learning; None leaves it out.
+        method: what to call ranking with copies; None makes none.
+        profiles: how profiles are made and used; None makes none.
         propensities: chance, in 0..1, that each place is looked at; none means that all are certain.
         limit: sessions read, the newest ones.
         test_share: share of the usable sessions, the latest, to test on; above 0 and below 1.
@@ -70,7 +75,8 @@ def replay_log(
         progress: called with what was done ("read", "embedded", "judged") and how many more of it.
 
     Returns:
-        Rows "as shown", "no learning" and ``method``, with the metrics ndcg@10, mrr, ips_ndcg@10, ips_mrr.
+        Rows "as shown", "no learning", ``method``, and ``method`` "+ profile", with the metrics ndcg@10, mrr,
+        ips_ndcg@10, ips_mrr.
 
     Raises:
         Invalid: there are not two usable sessions, or none of the later ones can be judged; it says why.
@@ -89,24 +95,36 @@ def replay_log(
     train, test = usable[:split], usable[split:]
     train = _before(happened_at(test[0].session), train, domain, propensities)
     users = {one.session.user_id for one in test}
-    taught = [one for one in train if one.session.user_id in users and one.weights and method is not None]
-    queries = _query_vectors(domain, [one.session for one in (*taught, *test)], progress)
-    judge = Judge(domain, method, propensities)
+    learning = method is not None or profiles is not None
+    taught = [one for one in train if one.session.user_id in users and one.weights and learning]
+    asked = [] if method is None else taught  # profiles need what was liked, not what was asked
+    queries = _query_vectors(domain, [one.session for one in (*asked, *test)], progress)
+    judge = Judge(domain, method, propensities, profiles)
     judged: list[Judged] = []
     for some_taught, some_test in _by_users(taught, test):
         shown = {
             (str(one.session.user_id), r.object_id) for one in some_test for r in one.session.search_results
         }
-        telling = [one for one in some_taught if any((one.session.user_id, o) in shown for o in one.weights)]
+        telling = [
+            one
+            for one in some_taught
+            if method is not None and any((one.session.user_id, o) in shown for o in one.weights)
+        ]
         wanted = {object_id for _, object_id in shown} | {o for one in telling for o in one.weights}
         originals = vectors.find(collection, wanted)
         inputs = _inputs(domain, some_taught, telling, queries, originals, tally)
         copies = _copies(domain, inputs, originals, shown)
+        known = _profiles(domain, profiles, some_taught, vectors, collection)
         for one in some_test:
             missing = [r for r in one.session.search_results if r.object_id not in originals]
             tally.objects_missing += len(missing)
             query = queries[one.session.session_id]
-            found = query if isinstance(query, str) else judge.judge(one.session, query, originals, copies)
+            profile = known.get(str(one.session.user_id))
+            found = (
+                query
+                if isinstance(query, str)
+                else judge.judge(one.session, query, originals, copies, profile)
+            )
             if isinstance(found, str):
                 tally.not_judged[found] += 1
             else:
@@ -127,6 +145,7 @@ def replay_log(
         "split_at": happened_at(test[0].session),
         "judged": len(judged),
         "judged_with_copies": sum(one.has_copies for one in judged),
+        **({} if profiles is None else {"judged_with_profile": sum(one.has_profile for one in judged)}),
         "users": len({one.user_id for one in judged}),
         "objects_missing": tally.objects_missing,
         "unusable": tally.unusable,
@@ -287,6 +306,26 @@ def _copies(
         for copy in personal_copies(about, originals, some, domain):
             copies[str(copy.user_id), str(copy.original_id)] = copy
     return copies
+
+
+def _profiles(
+    domain: SearchDomain,
+    settings: ProfileSettings | None,
+    taught: Iterable[UsableSession],
+    vectors: VectorStore,
+    collection: str,
+) -> dict[str, Profile]:
+    """Make the profiles of those users who have enough of one; their objects are fetched at once."""
+    if settings is None:
+        return {}
+    sessions: dict[str, list[UsableSession]] = {}
+    for one in taught:  # oldest first
+        sessions.setdefault(str(one.session.user_id), []).append(one)
+    said = {user: interactions(of, domain.evidence)[-settings.remember :] for user, of in sessions.items()}
+    wanted = {one.object_id for of_user in said.values() for one in of_user}
+    means: dict[str, Vectors | None] = {**dict.fromkeys(wanted), **vectors.means(collection, wanted)}
+    made = {user: profile_of(user, of_user, means, settings) for user, of_user in said.items()}
+    return {user: profile for user, profile in made.items() if profile is not None}
 
 
 def _because(reasons: Counter[str]) -> str:

@@ -1,4 +1,4 @@
-"""Adjusters and evidence weights from words: what `python -m improvement replay` is told."""
+"""Adjusters, evidence weights and profiles from words: what `python -m improvement replay` is told."""
 
 import importlib
 import inspect
@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from operator import attrgetter
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from improvement.domain import SearchIndexInfo, VectorsAdjuster
 from improvement.errors import Invalid
 from improvement.evidence import EvidenceWeights
+from improvement.profiles.settings import ProfileSettings
 
 #: Where the built-in adjusters are; none is imported before it is asked for.
 ADJUSTERS = {
@@ -21,29 +22,39 @@ ADJUSTERS = {
 }
 #: What the index settles for the adjuster.
 INFO = "search_index_info"
-EVIDENCE = "evidence."
+EVIDENCE, PROFILE = "evidence.", "profile."
+#: ``search_weight`` of a replay with profiles whose settings have none: without any there is nothing to see.
+SEARCH_WEIGHT = 0.25
 
 
-def parse_settings(pairs: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the adjuster's settings and the evidence's from ``key=value`` and ``evidence.key=value``.
+class Settings(NamedTuple):
+    """What was set, as text, without the prefixes."""
+
+    adjuster: Mapping[str, str]
+    evidence: Mapping[str, str]
+    profile: Mapping[str, str]
+
+
+def parse_settings(pairs: Sequence[str]) -> Settings:
+    """Return what ``key=value``, ``evidence.key=value`` and ``profile.key=value`` set.
 
     Raises:
         Invalid: one has no "=", or a key is set twice.
 
     >>> parse_settings(["adjustment_rate=0.1", "evidence.skipped=0"])
-    ({'adjustment_rate': '0.1'}, {'skipped': '0'})
+    Settings(adjuster={'adjustment_rate': '0.1'}, evidence={'skipped': '0'}, profile={})
     """
-    found: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    found: dict[str, dict[str, str]] = {"": {}, EVIDENCE: {}, PROFILE: {}}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise Invalid(f"expected key=value, got {pair!r}")
-        settings = found[key.startswith(EVIDENCE)]
-        name = key.removeprefix(EVIDENCE)
+        prefix = next((prefix for prefix in (EVIDENCE, PROFILE) if key.startswith(prefix)), "")
+        settings, name = found[prefix], key.removeprefix(prefix)
         if name in settings:
             raise Invalid(f"{key}: set twice")
         settings[name] = value
-    return found
+    return Settings(*found.values())
 
 
 def make_adjuster(name: str, info: SearchIndexInfo, given: Mapping[str, str]) -> VectorsAdjuster:
@@ -114,6 +125,24 @@ def change_evidence(evidence: EvidenceWeights, given: Mapping[str, str]) -> Evid
         return replace(evidence, **typed_settings(EvidenceWeights, given, EVIDENCE))
     except ValueError as error:
         raise Invalid(str(error)) from error
+
+
+def change_profiles(profiles: ProfileSettings, given: Mapping[str, str]) -> ProfileSettings:
+    """Return profile settings with some fields changed, and with `SEARCH_WEIGHT` if they had none.
+
+    Raises:
+        Invalid: a field is unknown, or has no such value.
+
+    >>> changed = change_profiles(ProfileSettings(), {"interests": "8"})
+    >>> changed.interests, changed.search_weight
+    (8, 0.25)
+    """
+    if not profiles.search_weight:
+        given = {"search_weight": str(SEARCH_WEIGHT), **given}
+    try:
+        return replace(profiles, **typed_settings(ProfileSettings, given, PROFILE))
+    except ValueError as error:
+        raise Invalid(f"{PROFILE}{error}") from error
 
 
 def typed_settings(make: Callable[..., Any], given: Mapping[str, str], prefix: str) -> dict[str, Any]:

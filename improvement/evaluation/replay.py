@@ -11,9 +11,10 @@ from improvement.domain import VectorsAdjuster
 from improvement.evaluation.behaviour import Behaviour
 from improvement.evaluation.dataset import ReplayUser
 from improvement.evaluation.learner import Learner, Scene
-from improvement.evaluation.report import NO_LEARNING, Report, Row, Sample, settings_of
+from improvement.evaluation.report import NO_LEARNING, Report, Row, Sample, settings_of, with_profile
 from improvement.evidence import DAY, EvidenceWeights
 from improvement.inputs import EvidenceBatch
+from improvement.profiles.settings import ProfileSettings
 
 #: The protocol's users: they look at everything, and click all and only what is relevant.
 PERFECT = Behaviour()
@@ -27,6 +28,7 @@ class Replay:
         samples: metric -> its values; `docs/replay.md` says what each one means.
         clicked: sessions with a click.
         copies: personal copies at the end, of all users together.
+        profiles: users whose profile can be used at the end.
         adjuster_seconds: time inside the adjuster, without what it does once at its first call.
         seconds: time of everything.
     """
@@ -34,6 +36,7 @@ class Replay:
     samples: Mapping[str, Sample]
     clicked: int
     copies: int
+    profiles: int
     adjuster_seconds: float
     seconds: float
 
@@ -44,6 +47,7 @@ def replay(
     evidence: EvidenceWeights,
     users: Sequence[ReplayUser] | None = None,
     *,
+    profiles: ProfileSettings | None = None,
     days_between_sessions: float = 1.0,
     behaviour: Behaviour = PERFECT,
     progress: Callable[[], object] = lambda: None,
@@ -51,9 +55,10 @@ def replay(
     """Run the protocol for each user alone.
 
     Args:
-        adjuster: makes the copies; None learns nothing.
+        adjuster: makes the copies; None makes none.
         evidence: what a training session says of what it showed.
         users: some of the data set's; None means all.
+        profiles: how profiles are made and used, in training searches too; None makes none.
         days_between_sessions: time from each training session to the next, for decay by age.
         behaviour: of the users; the protocol's is the default.
         progress: called after each user.
@@ -66,20 +71,22 @@ def replay(
     chosen = scene.dataset.users if users is None else users
     seconds_apart = round(days_between_sessions * DAY)
     values: dict[str, list[list[float]]] = {}
-    clicked = copies = 0
+    clicked = copies = usable = 0
     for user in chosen:
-        learner = Learner(scene, timed, evidence, user, seconds_apart, behaviour)
+        learner = Learner(scene, timed, evidence, user, seconds_apart, behaviour, profiles)
         for query in user.train:
             learner.search(query)
         for name, found in learner.measure().items():
             values.setdefault(name, []).append(found)
         clicked += learner.clicks
         copies += len(learner.copies)
+        usable += learner.profile is not None
         progress()
     return Replay(
         samples={name: _sample(of_users) for name, of_users in values.items()},
         clicked=clicked,
         copies=copies,
+        profiles=usable,
         adjuster_seconds=(timed.seconds if timed else None) or 0.0,
         seconds=time.perf_counter() - started,
     )
@@ -118,17 +125,19 @@ def compare(
     evidence: EvidenceWeights,
     users: str = "all",
     *,
+    profiles: ProfileSettings | None = None,
     days_between_sessions: float = 1.0,
     seed: int = 0,
     progress: Callable[[], object] = lambda: None,
 ) -> Report:
-    """Replay with and without learning: a report of rows "no learning" and ``method``.
+    """Replay with and without learning: rows "no learning", ``method``, and ``method`` "+ profile".
 
     Args:
-        method: what to call learning; None leaves it out.
+        method: what to call the adjuster's copies; None leaves them out.
         users: as in `choose`.
+        profiles: how profiles are made and used; None leaves their row out.
         seed: of the bootstrap.
-        progress: called after each user, twice for each when there is a method.
+        progress: called after each user, once for every row.
 
     Raises:
         ValueError: as in `replay` and `choose`.
@@ -136,13 +145,21 @@ def compare(
     chosen = choose(scene.dataset.users, users)
     baseline = replay(scene, None, evidence, chosen, progress=progress)
     rows = [Row.of(NO_LEARNING, baseline.samples, None, seed, facts=_facts(baseline))]
+    before: dict[str, Mapping[str, Sample]] = {}
+    ways: list[tuple[str, ProfileSettings | None]] = []
     if method is not None and adjuster is not None:
-        learned = replay(
-            scene, adjuster, evidence, chosen,
+        ways.append((method, None))
+    if profiles is not None:
+        ways.append((with_profile(method), profiles))
+    for way, settings in ways:
+        run = replay(
+            scene, adjuster, evidence, chosen, profiles=settings,
             days_between_sessions=days_between_sessions, progress=progress,
         )  # fmt: skip
-        settings = {"adjuster": settings_of(adjuster), "evidence": settings_of(evidence)}
-        rows.append(Row.of(method, learned.samples, baseline.samples, seed, settings, _facts(learned)))
+        parts = {"adjuster": adjuster, "evidence": evidence, "profile": settings}
+        told = {name: settings_of(part) for name, part in parts.items() if part is not None}
+        rows.append(Row.of(way, run.samples, baseline.samples, seed, told, _facts(run), before))
+        before = {way: run.samples}
     source = {
         "metric": scene.info.metric_type,
         "aggregation": scene.info.metric_aggregation_type,
@@ -180,6 +197,7 @@ def _facts(run: Replay) -> dict[str, float]:
     facts: dict[str, float] = {
         "sessions_with_clicks": run.clicked,
         "copies": run.copies,
+        "profiles": run.profiles,
         "seconds": run.seconds,
     }
     if run.adjuster_seconds:

@@ -15,6 +15,15 @@ from improvement.evaluation.metrics import bootstrap_interval, weighted_mean
 NO_LEARNING = "no learning"
 
 
+def with_profile(method: str | None) -> str:
+    """Return what to call ranking with a profile: beside a method's copies, or alone.
+
+    >>> with_profile("geodesic"), with_profile(None)
+    ('geodesic + profile', 'profile')
+    """
+    return "profile" if method is None else f"{method} + profile"
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """The values of one metric, NaN where it is undefined.
@@ -60,6 +69,7 @@ class Row:
         differences: name -> mean of the paired differences to `NO_LEARNING`, where both are defined.
         settings: what the method was, as JSON can hold it.
         facts: counts and seconds of its run.
+        versus: other method -> name -> mean of the paired differences to that method.
     """
 
     method: str
@@ -67,6 +77,7 @@ class Row:
     differences: Mapping[str, Estimate] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    versus: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -77,22 +88,28 @@ class Row:
         seed: int,
         settings: Mapping[str, Any] | None = None,
         facts: Mapping[str, Any] | None = None,
+        others: Mapping[str, Mapping[str, Sample]] | None = None,
     ) -> "Row":
-        """Estimate every metric; those of one length in method and baseline are paired."""
-        paired = {
-            name: sample.minus(baseline[name])
-            for name, sample in samples.items()
-            if baseline is not None
-            and name in baseline
-            and np.array_equal(sample.users, baseline[name].users)
-        }
+        """Estimate every metric, and the differences to the baseline and to other methods."""
         return cls(
             method,
             {name: Estimate.of(sample, seed) for name, sample in samples.items()},
-            {name: Estimate.of(sample, seed) for name, sample in paired.items()},
+            _differences(samples, baseline or {}, seed),
             settings or {},
             facts or {},
+            {other: _differences(samples, of_other, seed) for other, of_other in (others or {}).items()},
         )
+
+
+def _differences(
+    samples: Mapping[str, Sample], others: Mapping[str, Sample], seed: int
+) -> dict[str, Estimate]:
+    """Pair the metrics that have values of the same queries (or objects) in both."""
+    return {
+        name: Estimate.of(sample.minus(others[name]), seed)
+        for name, sample in samples.items()
+        if name in others and np.array_equal(sample.users, others[name].users)
+    }
 
 
 @dataclass(frozen=True)
@@ -135,6 +152,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, Enum):
         return value.value
+    if is_dataclass(value) and not isinstance(value, type):
+        return settings_of(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value if isinstance(value, str | int | float | None) else repr(value)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from textwrap import wrap
 from typing import Any
@@ -10,34 +10,39 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from improvement.evaluation.report import Estimate, Report
+from improvement.evaluation.report import NO_LEARNING, Estimate, Report
 
 #: Users below which intervals over users are rougher, and mostly narrower, than they say.
 FEW_USERS = 20
 #: Characters of an interval; longer headings are broken, so that a table fits 80 columns.
 WIDTH = 14
+#: A column: its heading, what it shows of each metric, and the sign of numbers above 0.
+_Column = tuple[str, Mapping[str, Estimate], str]
 
 
 def show(report: Report, console: Console) -> None:
-    """Print a report."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
-    table.add_column("metric", no_wrap=True)
+    """Print a report; differences have a table of their own where there are several."""
+    means = [(row.method, row.metrics, "") for row in report.rows]
     learned = [row for row in report.rows if row.settings]
-    for heading in [row.method for row in report.rows] + ["difference"] * len(learned):
-        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", heading)
-        table.add_column("\n".join(wrap(words, WIDTH)), justify="right")
-    for metric in report.rows[0].metrics:
-        cells = [_cell(row.metrics[metric]) for row in report.rows]
-        cells += [_cell(row.differences.get(metric), "+") for row in learned]
-        table.add_row(metric, *cells)
-    console.print(table)
+    differences = [(f"{row.method}\nto {NO_LEARNING}", row.differences, "+") for row in learned]
+    differences += [
+        (f"{row.method}\nto {other}", found, "+") for row in learned for other, found in row.versus.items()
+    ]
+    metrics = list(report.rows[0].metrics)
+    if len(differences) > 1:
+        console.print(_table("metric", metrics, means))
+        console.print()
+        console.print(_table("difference", metrics, differences))
+    else:
+        console.print(_table("metric", metrics, means + [("difference", *one[1:]) for one in differences]))
 
     def line(name: str, value: str) -> None:
         console.print(f"{name.replace('_', ' ')}: {value}", markup=False, highlight=False)
 
     for row in report.rows:
         if row.facts:
-            line(row.method, _joined({name: f"{value:,.4g}" for name, value in row.facts.items()}))
+            facts = {n: f"{v:,}" if isinstance(v, int) else f"{v:,.4g}" for n, v in row.facts.items()}
+            line(row.method, _joined(facts))
     for name, value in report.source.items():
         if name == "split_at":
             line(name, f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC")
@@ -49,6 +54,18 @@ def show(report: Report, console: Console) -> None:
             line(name, str(value))
     if report.source["users"] < FEW_USERS:
         line("note", f"with fewer than {FEW_USERS} users, take the intervals as a hint")
+
+
+def _table(name: str, metrics: Sequence[str], columns: Sequence[_Column]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
+    table.add_column(name, no_wrap=True)
+    for heading, _, _ in columns:
+        lines = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", heading).splitlines()
+        table.add_column("\n".join(part for line in lines for part in wrap(line, WIDTH)), justify="right")
+    for metric in metrics:
+        if any(metric in found for _, found, _ in columns):
+            table.add_row(metric, *(_cell(found.get(metric), sign) for _, found, sign in columns))
+    return table
 
 
 def _joined(values: Mapping[str, Any]) -> str:

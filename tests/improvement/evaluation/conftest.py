@@ -47,21 +47,22 @@ def hand_made() -> dict[str, Any]:
     }
 
 
+def write_folder(folder: Path, **changes: Any) -> Path:
+    """Write the hand-made data set, some files replaced."""
+    folder.mkdir(exist_ok=True)
+    for name, content in (hand_made() | {n.replace("_", "."): c for n, c in changes.items()}).items():
+        path = folder / name
+        if isinstance(content, np.ndarray):
+            np.save(path, content)
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_text("".join(json.dumps(line) + "\n" for line in content))
+    return folder
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    def write_folder(**changes: Any) -> Path:
-        folder = tmp_path / "dataset"
-        folder.mkdir(exist_ok=True)
-        for name, content in (hand_made() | {n.replace("_", "."): c for n, c in changes.items()}).items():
-            path = folder / name
-            if isinstance(content, np.ndarray):
-                np.save(path, content)
-            elif isinstance(content, bytes):
-                path.write_bytes(content)
-            elif content is None:
-                path.unlink(missing_ok=True)
-            else:
-                path.write_text("".join(json.dumps(line) + "\n" for line in content))
-        return folder
-
-    return write_folder
+    return lambda **changes: write_folder(tmp_path / "dataset", **changes)

@@ -8,6 +8,8 @@ import pytest
 from clickstream.records import RegisteredSession
 from improvement.evaluation.judging import Judge, Judged
 from improvement.objects import Object
+from improvement.profiles.profile import Profile
+from improvement.profiles.settings import ProfileSettings
 from tests.improvement.evaluation.conftest import at
 from tests.support import click, make_domain, make_object, make_session
 
@@ -48,6 +50,27 @@ def test_a_copy_ranks_in_place_of_its_original_for_its_user_alone():
     assert found.has_copies
     assert found.found["learned"] == pytest.approx((SECOND, 1 / 2, SECOND))
     assert found.found["no learning"][1] == 1 / 4
+
+
+def test_a_profile_ranks_again_what_the_copies_put_first():
+    # with the copy of c: a 0, c -5, b 10, d 30 degrees; half way to 50 the first three are b, a, c
+    copies = {("ann", "c"): make_object("c", at(-5))}
+    liking = Profile("ann", DOMAIN.name, embedding=at(50)[0])
+    settings = ProfileSettings(search_weight=0.5, rescored=3)
+
+    def place(clicked: str, profile: Profile | None, method: str | None = "learned") -> dict[str, float]:
+        told = Judge(DOMAIN, method, profiles=settings).judge(
+            session(shown="dcba", clicked=clicked), QUERY, ORIGINALS, copies, profile
+        )
+        assert isinstance(told, Judged)
+        assert told.has_profile == (profile is not None)
+        return {name: 1 / rank for name, (_, rank, _) in told.found.items()}
+
+    both = "learned + profile"
+    assert [place(one, liking)[both] for one in "abcd"] == pytest.approx([2, 1, 3, 4])
+    assert [place(one, liking)["learned"] for one in "abcd"] == pytest.approx([1, 3, 2, 4])
+    assert [place(one, None)[both] for one in "abcd"] == pytest.approx([1, 3, 2, 4])
+    assert place("a", liking, method=None).keys() == {"as shown", "no learning", "profile"}
 
 
 def test_two_clicks_are_held_against_the_best_order_of_two():

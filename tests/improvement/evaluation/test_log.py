@@ -14,6 +14,7 @@ from improvement.evaluation.log import replay_log
 from improvement.evaluation.report import Report
 from improvement.evidence import DAY, EvidenceWeights
 from improvement.objects import Object
+from improvement.profiles.settings import ProfileSettings
 from improvement.wiring import Rooms
 from tests.support import Clock, WordEncoder, click, make_objects, make_session
 
@@ -83,6 +84,54 @@ def test_random_clicks_teach_nothing_that_could_be_measured(rooms: Rooms, domain
     assert told.source["judged_with_copies"] > 0
 
 
+PROFILES = ProfileSettings(search_weight=0.5)
+
+
+def near_a_direction_of_their_own(objects: list[Object]) -> Choice:
+    """Return the choice of users who like what lies in one direction, whatever they search for."""
+    directions = np.random.default_rng(2).standard_normal((9, objects[0].parts.shape[1]))
+
+    def choose(user: int, shown: list[int]) -> list[int]:
+        return sorted(shown, key=lambda number: -float(directions[user] @ objects[number].mean))[:2]
+
+    return choose
+
+
+def test_a_profile_helps_those_who_like_one_direction_with_copies_and_without(
+    rooms: Rooms, domain: SearchDomain, originals: list[Object]
+):
+    fill(rooms, domain, near_a_direction_of_their_own(originals))
+    told = run(rooms, domain, profiles=PROFILES)
+    assert [r.method for r in told.rows] == ["as shown", "no learning", "learned", "learned + profile"]
+    both = told.row("learned + profile")
+    assert both.versus["learned"]["ndcg@10"].low > 0.02
+    assert both.differences["ndcg@10"].mean > told.row("learned").differences["ndcg@10"].mean
+    assert both.settings["profile"]["search_weight"] == 0.5
+    assert told.source["judged_with_profile"] == told.source["judged"]
+    alone = run(rooms, domain, method=None, profiles=PROFILES)
+    assert [r.method for r in alone.rows] == ["as shown", "no learning", "profile"]
+    assert alone.row("profile").differences["ndcg@10"].low > 0.05
+    assert alone.source["judged_with_copies"] == 0
+    assert run(rooms, domain).row("learned").metrics == told.row("learned").metrics
+
+
+@pytest.mark.usefixtures("originals")
+def test_who_has_too_few_likes_for_a_profile_sees_what_their_copies_say(rooms: Rooms, domain: SearchDomain):
+    fill(rooms, domain, a_kind_of_their_own, users=4, days=5)
+    told = run(rooms, domain, profiles=replace(PROFILES, min_interactions=1_000))
+    assert told.source["judged_with_profile"] == 0
+    assert told.row("learned + profile").metrics == told.row("learned").metrics
+
+
+def test_a_profile_is_made_without_what_is_gone(rooms: Rooms, domain: SearchDomain, originals: list[Object]):
+    fill(rooms, domain, near_a_direction_of_their_own(originals), users=4, days=6)
+    blue = rooms.releases.blue(domain.name).collection_id
+    rooms.vectors.delete(blue, [f"o{number}" for number in range(0, 30, 3)])
+    told = run(rooms, domain, profiles=PROFILES)
+    assert told.source["judged_with_profile"] > 0
+    assert told.source["objects_missing"] > 0
+
+
 @pytest.mark.usefixtures("originals")
 def test_the_latest_sessions_are_tested_on(rooms: Rooms, domain: SearchDomain):
     fill(rooms, domain, a_kind_of_their_own, users=5, days=4)
@@ -113,10 +162,12 @@ def test_nothing_is_written(rooms: Rooms, domain: SearchDomain):
 
     def state() -> Any:
         versions = {s.session_id: s for s in rooms.clickstream.history(domain.name, limit=99)}
-        return versions, rooms.vectors.copies(blue, ["u0", "u1", "u2"]), rooms.queue.counts()
+        users = ["u0", "u1", "u2"]
+        profiles = rooms.profiles.load(domain.name, users)
+        return versions, rooms.vectors.copies(blue, users), profiles, rooms.queue.counts()
 
     before = state()
-    run(rooms, domain)
+    run(rooms, domain, profiles=PROFILES)
     assert state() == before
 
 
@@ -137,13 +188,14 @@ def test_many_users_or_few_at_a_time_learn_the_same(
     rooms: Rooms, domain: SearchDomain, monkeypatch: pytest.MonkeyPatch
 ):
     fill(rooms, domain, a_kind_of_their_own, users=5, days=5)
-    whole = run(rooms, domain)
+    whole = run(rooms, domain, profiles=PROFILES)
     for limit in ("SESSIONS", "COPIES", "TEXTS"):
         monkeypatch.setattr(f"improvement.evaluation.log.{limit}", 2)
-    pieces = run(rooms, domain)
-    assert pieces.row("learned").metrics["ndcg@10"].mean == pytest.approx(
-        whole.row("learned").metrics["ndcg@10"].mean
-    )
+    pieces = run(rooms, domain, profiles=PROFILES)
+    for row in ("learned", "learned + profile"):
+        assert pieces.row(row).metrics["ndcg@10"].mean == pytest.approx(
+            whole.row(row).metrics["ndcg@10"].mean
+        )
     assert pieces.source == whole.source
 
 

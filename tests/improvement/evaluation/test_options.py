@@ -8,8 +8,15 @@ import pytest
 from improvement.adjusters.torch_based import TorchBasedAdjuster
 from improvement.domain import SearchIndexInfo
 from improvement.errors import Invalid
-from improvement.evaluation.options import change_adjuster, change_evidence, make_adjuster, parse_settings
+from improvement.evaluation.options import (
+    change_adjuster,
+    change_evidence,
+    change_profiles,
+    make_adjuster,
+    parse_settings,
+)
 from improvement.evidence import EvidenceWeights, SkippedItems
+from improvement.profiles.settings import ProfileSettings
 
 INFO = SearchIndexInfo(dimensions=3)
 
@@ -133,6 +140,29 @@ def test_wrong_evidence_is_named(given: dict[str, str], says: str):
         change_evidence(EvidenceWeights(), given)
 
 
+def test_profile_settings_are_typed_too_and_have_a_weight_unless_zero_is_asked_for():
+    changed = change_profiles(ProfileSettings(), {"interests": "8", "half_life_days": "none", "away": "0"})
+    assert changed == ProfileSettings(interests=8, away=0.0, search_weight=0.25)
+    assert change_profiles(ProfileSettings(search_weight=0.7), {}).search_weight == 0.7
+    assert change_profiles(ProfileSettings(search_weight=0.7), {"search_weight": "0.1"}).search_weight == 0.1
+    assert change_profiles(ProfileSettings(), {"search_weight": "0"}).search_weight == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"weight": "1"}, "profile.weight: unknown; what can be set: profile.learning_rate, profile.min_"),
+        ({"interests": "2.5"}, "profile.interests: Input should be a valid integer"),
+        ({"interests": "17"}, "profile.interests: expected a whole number from 1 to 16, got 17"),
+        ({"search_weight": "nan"}, "profile.search_weight: expected a number from 0 to 1"),
+        ({"temperature": "0"}, "profile.temperature: expected a number > 0"),
+    ],
+)
+def test_wrong_profile_settings_are_named(given: dict[str, str], says: str):
+    with pytest.raises(Invalid, match=says):
+        change_profiles(ProfileSettings(), given)
+
+
 @pytest.mark.parametrize("pair", ["", "=1", "rate", "evidence.skipped"])
 def test_a_setting_without_key_or_value_sign_is_refused(pair: str):
     with pytest.raises(Invalid, match="key=value"):
@@ -140,6 +170,7 @@ def test_a_setting_without_key_or_value_sign_is_refused(pair: str):
 
 
 def test_a_setting_may_hold_the_sign_itself_but_not_be_given_twice():
-    assert parse_settings(["a=b=c", "evidence.a="]) == ({"a": "b=c"}, {"a": ""})
+    told = parse_settings(["a=b=c", "evidence.a=", "profile.a=0"])
+    assert told == ({"a": "b=c"}, {"a": ""}, {"a": "0"})
     with pytest.raises(Invalid, match="evidence.a: set twice"):
         parse_settings(["evidence.a=1", "a=1", "evidence.a=2"])

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from improvement.domain import MetricAggregationType, MetricType, SearchDomain
 from improvement.evaluation.dataset import ReplayDataset, ReplayUser, load_dataset
 from improvement.evaluation.learner import Learner, Scene
 from improvement.evaluation.metrics import weighted_mean
+from improvement.evaluation.profiles import profile_of
 from improvement.evaluation.replay import Replay, choose, compare, replay
-from improvement.evidence import DAY, EvidenceWeights
+from improvement.evidence import DAY, EvidenceWeights, SkippedItems
 from improvement.inputs import EvidenceBatch
-from tests.improvement.evaluation.conftest import Write
+from improvement.profiles.settings import ProfileSettings
+from tests.improvement.evaluation.conftest import Write, at
 from tests.support import make_domain
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "movielens-replay"
@@ -242,6 +244,150 @@ def test_the_halves_share_nobody_and_leave_nobody_out():
 def test_a_choice_of_nobody_is_refused(which: str):
     with pytest.raises(ValueError, match="users: "):
         choose(random_dataset(0).users, which)
+
+
+def learned(scene: Scene, profiles: ProfileSettings, adjuster: Any = None) -> Learner:
+    """Return the first user after training with a profile; all that was not clicked is skipped."""
+    user = scene.dataset.users[0]
+    evidence = EvidenceWeights(skipped_items=SkippedItems.ALL, per_session=False)
+    learner = Learner(scene, adjuster, evidence, user, DAY, profiles=profiles)
+    for query in user.train:
+        learner.search(query)
+    return learner
+
+
+def test_a_profile_finds_what_copies_cannot_know(write: Write):
+    # ann looks from 0 degrees, and of the twenty she is shown she wants the two farthest: o18 and o19. No
+    # copy of those could tell that she wants o20 rather than o23 when she looks for "high", at 23 degrees.
+    sessions = [
+        {"user_id": "ann", "query_id": "low", "split": "train"},
+        {"user_id": "ann", "query_id": "high", "split": "test"},
+    ]
+    relevance = [
+        {"user_id": "ann", "query_id": "low", "object_ids": ["o18", "o19"]},
+        {"user_id": "ann", "query_id": "high", "object_ids": ["o20"]},
+    ]
+    scene = Scene.of(load_dataset(write(sessions_jsonl=sessions, relevance_jsonl=relevance)))
+    profiles = ProfileSettings(min_interactions=1, search_weight=0.9, negative_weight=0.0, away=0.0)
+    learner = learned(scene, profiles)
+    assert learner.profile is not None
+    # o18 has a part on the far side, so its mean part has no direction, and o19 alone is liked: 19 degrees
+    np.testing.assert_allclose(learner.profile.embedding, at(19)[0], atol=1e-6)
+    assert learner.ranking(1, 4) == [19, 20, 18, 21]  # nearest to 19.4 degrees
+    assert Learner.ranking(learned(scene, replace(profiles, min_interactions=2)), 1, 4) == [23, 22, 21, 20]
+    assert learned(scene, replace(profiles, rescored=4)).ranking(1, 5) == [20, 21, 22, 23, 19]
+
+
+def cosine(a: Any, b: Any) -> float:
+    sizes = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / sizes if sizes else 0.0
+
+
+def turned(a: Any, b: Any, share: float) -> Any:
+    """Turn the unit vector a by a share of its angle to b; by a share < 0, away, up to the right angle."""
+    b = b / np.linalg.norm(b)
+    angle = math.acos(cosine(a, b))
+    by = share * angle if share > 0 else share * max(0.0, math.pi / 2 - angle)
+    beside = b - math.cos(angle) * a
+    return math.cos(by) * a + math.sin(by) * beside / np.linalg.norm(beside)
+
+
+@given(st.integers(0, 1_000))
+@settings(max_examples=15)
+def test_a_user_with_a_profile_alone_is_a_loop_over_everything(seed: int):
+    data, profiles = (
+        random_dataset(seed),
+        ProfileSettings(search_weight=0.3, rescored=25, remember=50, interests=1, min_interactions=3),
+    )
+    user, now = data.users[0], 0
+    said: list[tuple[int, float, int]] = []
+
+    def ranking(query: int) -> list[int]:
+        def closeness(vectors: Any) -> Callable[[int], float]:
+            return lambda row: sum(max(cosine(v, p) for p in data.objects[row]) for v in vectors)
+
+        first = sorted(range(30), key=closeness(data.queries[query]), reverse=True)
+        likes = [(row, weight) for row, weight, _ in said[-50:] if weight > 0]
+        if len(likes) < 3:
+            return first
+        means = [sum(part / np.linalg.norm(part) for part in one) for one in data.objects]
+        means = [one / np.linalg.norm(one) for one in means]
+        liked = sum(weight * means[row] for row, weight in likes)
+        liked = liked / np.linalg.norm(liked)
+        last = max(at for _, weight, at in said[-50:] if weight < 0)
+        disliked = sum(
+            math.tanh(-weight / 3) * 0.5 ** ((last - at) / 30) * means[row]
+            for row, weight, at in said[-50:]
+            if weight < 0
+        )
+
+        def strength(day: int) -> float:
+            return math.tanh(float(np.linalg.norm(disliked)) * 0.5 ** ((day - last) / 30))
+
+        embedding = turned(liked, disliked, -0.6 * strength(now))  # now is the latest session still
+        queries = [v / np.linalg.norm(v) for v in data.queries[query]]
+        queries = [turned(turned(v, embedding, 0.3), disliked, -0.2 * strength(now + 1)) for v in queries]
+        return sorted(first[:25], key=closeness(queries), reverse=True) + first[25:]
+
+    shown = set()
+    for query in user.train:
+        page = ranking(query)[:20]
+        shown |= set(page)
+        clicked = [row for row in page if row in user.relevant[query]]
+        now += 1
+        if clicked:
+            said += [(row, 3 * math.tanh((2 if row in clicked else -2) / 3), now) for row in page]
+    learner = learned(Scene.of(data), profiles)
+    assert learner.shown == shown
+    for query in user.test:
+        assert learner.ranking(query, 30) == ranking(query)
+
+
+@settings(max_examples=8)
+@given(st.integers(0, 1_000))
+def test_a_profile_of_weight_zero_changes_nothing(seed: int):
+    scene = Scene.of(random_dataset(seed))
+    copies = replay(scene, Pounce(), EvidenceWeights())
+    both = replay(scene, Pounce(), EvidenceWeights(), profiles=ProfileSettings(search_weight=0.0))
+    for name, sample in copies.samples.items():
+        np.testing.assert_array_equal(sample.values, both.samples[name].values)
+
+
+def test_the_second_stage_ranks_copies_and_a_profile_is_made_of_originals():
+    scene = Scene.of(random_dataset(0))
+    profiles = ProfileSettings(min_interactions=1, search_weight=1e-9, negative_weight=0.0)
+    both = learned(scene, profiles, Pounce())
+    copies = learned(scene, replace(profiles, search_weight=0.0), Pounce())
+    assert both.copies.keys() == copies.copies.keys()
+    for query in scene.dataset.users[0].test:  # turned by nothing that could be measured
+        assert both.ranking(query, 30) == copies.ranking(query, 30)
+    assert both.ranking(0, 30) != learned(scene, profiles).ranking(0, 30)
+    means = {one.object_id: one.mean for one in scene.originals.values()}
+    again = profile_of("u0", both.said, means, profiles)
+    assert again is not None
+    assert both.profile is not None
+    np.testing.assert_array_equal(again.embedding, both.profile.embedding)
+
+
+def test_the_rows_are_copies_then_both_or_the_profile_alone():
+    scene = Scene.of(random_dataset(0, users=8))
+    profiles = ProfileSettings(min_interactions=1, search_weight=0.3)
+    told = compare(scene, "pounce", Pounce(), EvidenceWeights(), profiles=profiles)
+    assert [row.method for row in told.rows] == ["no learning", "pounce", "pounce + profile"]
+    both = told.row("pounce + profile")
+    assert both.settings["profile"]["search_weight"] == 0.3
+    assert (told.row("pounce").facts["profiles"], both.facts["profiles"]) == (0, 8)
+    assert both.versus["pounce"].keys() == both.differences.keys()
+    for name in ("heldout.ndcg@10", "heldout.topical@10", "refind.ndcg@10"):
+        found = both.versus["pounce"][name]
+        mean = {row.method: row.metrics[name].mean for row in told.rows}
+        assert found.mean == pytest.approx(mean["pounce + profile"] - mean["pounce"], abs=1e-9)
+        assert both.differences[name].mean == pytest.approx(mean["pounce + profile"] - mean["no learning"])
+    alone = compare(scene, None, None, EvidenceWeights(), profiles=profiles)
+    assert [row.method for row in alone.rows] == ["no learning", "profile"]
+    assert alone.row("profile").facts["copies"] == 0
+    assert alone.row("profile").versus == {}
+    assert json.dumps(told.as_json(), allow_nan=False)
 
 
 @pytest.mark.slow

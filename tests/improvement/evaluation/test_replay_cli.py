@@ -79,6 +79,12 @@ def test_asking_for_help_teaches_both_forms(run: Any):
         (["--dataset", "{data}", "--adjuster", "none", "--set", "rate=1"], "'none' has no settings"),
         (["--dataset", "{data}", "--set", "evidence.rate=1"], "what can be set: evidence.events"),
         (["--dataset", "{data}", "--set", "rate"], "expected key=value, got 'rate'"),
+        (["--dataset", "{data}", "--set", "profile.interests=8"], "profile.interests: needs --profile"),
+        (
+            ["--dataset", "{data}", "--profile", "--set", "profile.rate=1"],
+            "can be set: profile.learning_rate",
+        ),
+        (["--dataset", "{data}", "--profile", "--set", "profile.away=2"], "profile.away: expected a number"),
         (["--dataset", "{data}", "--metric", "manhattan"], "'manhattan' is not one of"),
         (["--dataset", "{data}", "--users", "some"], "users: expected all, even, odd or a number"),
         (["--dataset", "{data}", "--days-between-sessions", "-1"], "days-between-sessions"),
@@ -120,6 +126,26 @@ def test_without_adjuster_there_is_one_row(run: Any, write: Write, tmp_path: Pat
     assert [row["method"] for row in json.loads((tmp_path / "out.json").read_text())["rows"]] == [
         "no learning"
     ]
+
+
+def test_profiles_come_on_top_of_the_copies_or_alone(run: Any, write: Write, tmp_path: Path):
+    out = tmp_path / "out.json"
+    how = ["--dataset", write(), "--profile", "--set", "profile.min_interactions=1", "--json", out]
+    result = run(*how, "--adjuster", "torch", "--set", "profile.interests=8", COLUMNS="80")
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    told = json.loads(out.read_text())
+    assert [row["method"] for row in told["rows"]] == ["no learning", "torch", "torch + profile"]
+    asked = told["rows"][2]["settings"]["profile"]
+    assert (asked["search_weight"], asked["interests"], asked["min_interactions"]) == (0.25, 8, 1)
+    assert told["rows"][2]["versus"].keys() == {"torch"}
+
+    result = run(*how, "--adjuster", "none", "--set", "profile.search_weight=0.5")
+    assert result.exit_code == 0, result.output
+    told = json.loads(out.read_text())
+    assert [row["method"] for row in told["rows"]] == ["no learning", "profile"]
+    assert told["rows"][1]["settings"]["profile"]["search_weight"] == 0.5
+    assert told["rows"][1]["facts"]["profiles"] == 1  # only one of the two finds what they want
 
 
 @pytest.fixture
@@ -169,6 +195,13 @@ def test_the_log_is_replayed_with_the_domains_own_adjuster_or_another(
     assert told["rows"][2]["settings"]["evidence"]["saturation"] == DOMAIN.evidence.saturation
     assert (told["source"]["log"], told["source"]["judged"]) == ("work", 2)
 
+    both = log("--json", str(tmp_path / "both.json"), "--profile", "--set", "profile.away=0.5")
+    assert both.exit_code == 0, both.output
+    assert "judged with profile: 2" in both.stdout
+    told = json.loads((tmp_path / "both.json").read_text())
+    assert told["rows"][3]["method"] == "TorchBasedAdjuster + profile"
+    own_settings = {"away": 0.5, "search_weight": 0.25, "rescored": DOMAIN.profiles.rescored}
+    assert own_settings.items() <= told["rows"][3]["settings"]["profile"].items()
     other = log("--adjuster", "torch", "--evidence", "default", "--domain", "work", "--test-share", "0.5")
     assert other.exit_code == 0, other.output
     plain = log("--adjuster", "none", "--limit", "4")

@@ -36,6 +36,35 @@ def test_three_methods_with_intervals_fit_eighty_columns():
     assert "fewer than" not in text
 
 
+def test_several_differences_have_a_table_of_their_own():
+    sure = Estimate(0.6842, 0.6218, 0.7012, 32)
+    gain, loss = Estimate(0.0421, 0.0310, 0.0513, 32), Estimate(-0.1607, -0.2310, -0.1373, 32)
+    rows = [
+        Row("no learning", {"mrr": sure, "drift": sure}),
+        Row("geodesic", {"mrr": sure, "drift": sure}, {"mrr": gain}, {"adjuster": {}}),
+        Row(
+            "geodesic + profile", {"mrr": sure, "drift": sure}, {"mrr": gain}, {"profile": {}},
+            versus={"geodesic": {"mrr": loss}},
+        ),
+    ]  # fmt: skip
+    means, differences = printed(Report({"users": 32}, rows)).split("difference")
+    assert means.count("0.6218..0.7012") == 6
+    assert differences.count("+0.0310..+0.0513") == 2
+    assert differences.count("-0.2310..-0.1373") == 1
+    assert "drift" not in differences
+    assert differences.splitlines()[0].split() == [
+        "to",
+        "no",
+        "learning",
+        "to",
+        "no",
+        "learning",
+        "to",
+        "geodesic",
+    ]
+    assert max(map(len, means.splitlines() + differences.splitlines())) <= 80
+
+
 def test_what_is_undefined_is_a_dash_and_few_users_are_said():
     row = Row(
         "no learning", {"mrr": Estimate(0.5, math.nan, math.nan, 1), "drift": Estimate(*[math.nan] * 3, 0)}
