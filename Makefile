@@ -42,9 +42,13 @@ format: $(STAMP)  ## Format the code
 bench: $(STAMP)  ## Run the benchmarks
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/recommend.py
 	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/profiles.py
+	$(BIN)/python benchmarks/interest_embeddings.py
 	$(BIN)/python benchmarks/adjusters.py
 	test ! -d $(REPLAY) || $(BIN)/python benchmarks/evidence.py --dataset $(REPLAY)
+	test ! -d $(REPLAY) || $(BIN)/python benchmarks/profile_replay.py --dataset $(REPLAY)
 
 clean:  ## Remove the environment and caches, not the data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

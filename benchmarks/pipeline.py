@@ -9,9 +9,8 @@ Queries are texts, embedded at once by made-up vectors: stores and adjuster are 
 
 import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,82 +18,32 @@ import numpy as np
 import structlog
 import torch
 import typer
-from pymongo import MongoClient, monitoring
+from counted import Calls, CountedMongo, CountedQdrant, taken
+from pymongo import MongoClient
 from random_objects import RandomEncoder, random_objects
 from report import Goal, JsonOut, Seed, Strict, finish, machine, progress, quantiles, table
 
+from clickstream.actions import ActionStore
 from clickstream.improvement_queue import ImprovementQueue, Owner, Request
 from clickstream.records import SearchResult, Session, SessionEvent
 from clickstream.store import ClickstreamStore
 from improvement.domain import SearchDomain, load_domain
 from improvement.edge import EdgeClient
 from improvement.embedded import EmbeddedMongo
-from improvement.jobs import Improver, improve_users
+from improvement.improver import Improver
+from improvement.jobs import improve_users
+from improvement.popularity_store import PopularityStore
+from improvement.profiles.batch import ProfileBatch
+from improvement.profiles.cache import MemoryCache
+from improvement.profiles.neighbours import Neighbours
+from improvement.profiles.settings import ProfileSettings
+from improvement.profiles.store import ProfileStore
 from improvement.propensity_store import PropensityStore
 from improvement.releases import Releases
 from improvement.vectors import CHUNK, VectorStore
 
 #: Results one session shows, and the most of them that are clicked.
 SHOWN, MOST_CLICKS = 20, 3
-
-
-@dataclass
-class Calls:
-    """The calls of one batch, in order.
-
-    Attributes:
-        names: of every call.
-        further: of those calls that only go on with the one before: the next chunk, or the next page.
-        seconds: spent waiting, by store.
-    """
-
-    names: Counter[str] = field(default_factory=Counter)
-    further: Counter[str] = field(default_factory=Counter)
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-
-class CountedMongo(monitoring.CommandListener):
-    """Count every command that goes over the wire."""
-
-    def __init__(self) -> None:
-        self.calls = Calls()
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        name = f"Mongo {event.command_name}"
-        self.calls.names[name] += 1
-        self.calls.further[name] += event.command_name == "getMore"
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        self.calls.seconds["Mongo"] += event.duration_micros / 1e6
-
-    def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        self.calls.seconds["Mongo"] += event.duration_micros / 1e6
-
-
-class CountedQdrant:
-    """Stand in for a Qdrant client and count every call to it."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._before = ("", 0)
-        self.calls = Calls()
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._client, name)
-
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            points = len(kwargs.get("ids") or kwargs.get("points") or ())
-            full_before = self._before == (name, CHUNK)
-            self._before = (name, points)
-            self.calls.names[f"Qdrant {name}"] += 1
-            self.calls.further[f"Qdrant {name}"] += full_before or kwargs.get("offset") is not None
-            started = time.perf_counter()
-            try:
-                return method(*args, **kwargs)
-            finally:
-                self.calls.seconds["Qdrant"] += time.perf_counter() - started
-
-        return counted
 
 
 @dataclass(frozen=True)
@@ -166,20 +115,16 @@ class Bench:
     def improve(self, name: str, sessions: int, users: int, objects: int) -> Batch:
         """Improve one new batch, timed and counted from claiming it to writing its outcomes."""
         users = self.queue(name, sessions, users, objects)
-        self.mongo.calls, self.qdrant.calls = Calls(), Calls()
+        taken(self.mongo, self.qdrant)
         started = time.perf_counter()
         ended = improve_users(self.rooms, sessions).ended
         seconds = time.perf_counter() - started
-        mongo, self.mongo.calls = self.mongo.calls, Calls()
-        qdrant, self.qdrant.calls = self.qdrant.calls, Calls()
+        calls = taken(self.mongo, self.qdrant)
         done = self.rooms.queue.counts()
         if ended != sessions or done["done"] != sum(done.values()):
             raise SystemExit(f"{ended} of {sessions} sessions ended, {done}: what was timed is not the job")
         blue = self.rooms.releases.blue(self.domain.name).collection_id
         copies = self.rooms.vectors.copies(blue, [f"{name}-{n}" for n in range(users)])
-        calls = Calls(
-            mongo.names + qdrant.names, mongo.further + qdrant.further, mongo.seconds | qdrant.seconds
-        )
         return Batch(sessions, users, len(copies), seconds, calls)
 
 
@@ -207,8 +152,13 @@ def run(
             for start in range(0, objects, CHUNK):
                 vectors.upsert(blue, originals[start : start + CHUNK])
                 bars.update(indexing, completed=min(objects, start + CHUNK))
-            propensities = PropensityStore(database)
-            rooms = Improver(clickstream, queue, vectors, releases, {domain.name: domain}, propensities)
+            profiles, actions = ProfileStore(database, MemoryCache()), ActionStore(database)
+            profiles.ensure_indexes()
+            batch = ProfileBatch(profiles, actions, vectors, releases, Neighbours(qdrant, vectors))
+            rooms = Improver(
+                clickstream, queue, vectors, releases, {domain.name: domain}, PropensityStore(database),
+                actions, batch, PopularityStore(database),
+            )  # fmt: skip
             bench = Bench(rooms, domain, mongo, qdrant, rng)
             bench.improve("warm-up", 1, users, objects)  # torch loads its kernels on first use
             improving = bars.add_task("improve", total=rounds * sum(sizes))
@@ -244,7 +194,9 @@ def main(
     facts = machine()
     loaded = load_domain(plugin)
     encoder = RandomEncoder(loaded.search_index_info.dimensions)
-    batches = run(replace(loaded, name="bench", encoder=encoder), sizes, rounds, users, objects, seed)
+    # All users get a profile that is used, and so the same calls, however little they click.
+    domain = replace(loaded, name="bench", encoder=encoder, profiles=ProfileSettings(min_interactions=1))
+    batches = run(domain, sizes, rounds, users, objects, seed)
 
     def middle(values: Sequence[float]) -> float:
         return quantiles(values, 0.5)[0]

@@ -11,13 +11,20 @@ from typing import Any
 
 import pytest
 
+from tests.improvement.evaluation.conftest import write_folder
+
 ROOT = Path(__file__).parents[2]
 #: Large enough that the bigger pipeline batch writes more points than one request takes.
 TINY = {
     "pipeline": ["1", "30", "--rounds", "2", "--users", "4", "--objects", "300"],
     "search": ["300", "--copies", "40", "--users", "2", "--queries", "6", "--rounds", "3"],
+    "recommend": ["300", "--users", "2", "--seen", "20", "--copies", "5", "--calls", "6", "--rounds", "3"],
     "ingest": ["1", "20", "--events", "40", "--rounds", "2", "--strict"],
-}
+    "interest_embeddings": [
+        "20", "45", "--rounds", "2", "--actions", "20", "--objects", "300", "--dimensions", "16", "--reread",
+    ],
+    "profiles": ["100", "--users", "7", "--objects", "30"],
+}  # fmt: skip
 
 
 @dataclass
@@ -82,8 +89,9 @@ def test_a_batch_costs_as_many_store_calls_as_one_session_but_for_chunks(runs: d
     for row in (one, many):
         assert row["calls"].keys() == row["further"].keys()
         for number, copies in enumerate(row["copies"]):
-            # Counted by hand, from what was written: a call for each 256 points.
-            assert row["calls"]["Qdrant upsert"][number] == -(-copies // result["settings"]["chunk"])
+            # Counted by hand, from what was written: a call for each 256 copies, and one for the users.
+            chunks = -(-copies // result["settings"]["chunk"])
+            assert row["calls"]["Qdrant upsert"][number] == chunks + 1
             all_calls = sum(counts[number] for counts in row["calls"].values())
             further = sum(counts[number] for counts in row["further"].values())
             assert row["steps"][number] == all_calls - further
@@ -105,6 +113,22 @@ def test_searches_are_compared_round_by_round_with_and_without_an_index(runs: di
     assert goal["met"] == (ratio <= 1.3)
 
 
+def test_recommendations_are_compared_with_the_bare_engine_round_by_round(runs: dict[str, Run]):
+    result = runs["recommend"].result
+    rows = {row["kind"]: row for row in result["rows"]}
+    assert len(rows) == 7
+    for row in rows.values():
+        assert 0 < row["p50"] <= row["p95"]
+        assert row["calls"] == 18
+        assert len(row["ratio_p95"]) == 3
+        assert row["over"] in rows
+    assert rows["recommend"]["over"] == "bare engine query"
+    (goal,) = result["goals"]
+    ratio = sorted(rows["recommend"]["ratio_p95"])[1]
+    assert goal["measured"] == f"{ratio:.2f}"
+    assert goal["met"] == (ratio <= 1.5)
+
+
 def test_http_is_compared_with_raw_writes_of_as_many_events(runs: dict[str, Run]):
     result = runs["ingest"].result
     assert [(row["batch"], row["way"]) for row in result["rows"]] == [
@@ -115,3 +139,52 @@ def test_http_is_compared_with_raw_writes_of_as_many_events(runs: dict[str, Run]
         assert row["over_raw"] == [1, 1] or row["way"] != "raw"
         assert row["events_per_second"]["median"] > 0
     assert len(result["goals"]) == 2
+
+
+def test_an_action_over_http_is_compared_with_its_bare_writes(runs: dict[str, Run]):
+    result = runs["profiles"].result
+    assert {"like", "dislike"} < result["microseconds"].keys()
+    assert all(spent > 0 for spent in result["microseconds"].values())
+    assert result["milliseconds"].keys() == {"HTTP", "bare"}
+    for spent in result["milliseconds"].values():
+        assert 0 < spent["p50"] <= spent["p95"] <= spent["p99"] <= spent["max"]
+    arithmetic, way = result["goals"]
+    slower = max(result["microseconds"]["like"], result["microseconds"]["dislike"])
+    assert arithmetic["met"] == (slower <= 50)
+    assert way["met"] == (result["milliseconds"]["HTTP"]["p99"] < 10)
+
+
+def test_a_replay_compares_copies_and_profiles_and_says_which_goals_it_meets(tmp_path: Path):
+    out, folder = tmp_path / "out.json", write_folder(tmp_path / "tiny")
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "profile_replay.py", "--dataset", folder, "--json", out],
+        capture_output=True, text=True, timeout=120, env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text("utf-8"))
+    rows = {row["method"]: row for row in result["rows"]}
+    assert list(rows)[:4] == ["no learning", "copies", "profile", "copies + profile"]
+    assert rows["copies + profile"]["settings"]["profiles"]["search_weight"] > 0
+    assert rows["profile"]["versus"]["copies"].keys() == rows["profile"]["differences"].keys()
+    measured = f"{rows['copies + profile']['metrics']['heldout.ndcg@10']['mean']:.4f}"
+    assert (result["goals"][0]["measured"], len(result["goals"])) == (measured, 4)
+    for goal in result["goals"]:
+        assert f"goal: {goal['goal']}: {'met' if goal['met'] else 'MISSED'}" in done.stdout
+
+
+def test_the_batch_of_profiles_costs_as_many_store_calls_however_many_users(runs: dict[str, Run]):
+    result = runs["interest_embeddings"].result
+    few, many, again = result["rows"]
+    assert [(row["users"], row["reread"]) for row in result["rows"]] == [(20, False), (45, False), (45, True)]
+    assert {*few["steps_per_page"], *many["steps_per_page"]} == {few["steps_per_page"][0]}
+    for row in (few, many):
+        assert row["calls"]["Mongo update"] == [1, 1]
+        assert row["calls"]["Qdrant upsert"] == [1, 1]
+        assert min(row["seconds_in"]["Mongo"]) > 0
+        assert len(row["seconds"]) == len(row["processor_seconds"]) == 2
+    assert again["calls"]["Mongo find"][0] > many["calls"]["Mongo find"][0], "it read the log"
+    speed, calls = result["goals"]
+    seconds = sum(many["seconds"]) / 2 / 45 * 10_000
+    assert float(speed["measured"].split()[0]) == pytest.approx(seconds, abs=0.06)
+    assert speed["met"] == (seconds <= 10)
+    assert calls["met"]
