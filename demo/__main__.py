@@ -31,6 +31,8 @@ DOMAIN = "plugins.stdlib_docs:domain"
 QUERY, TWO_USERS, NEWCOMER = "wait with a timeout", ("wanda-web", "sam-systems"), "nora-new"
 #: Results judged, results shown in a session, and results printed.
 JUDGED, SHOWN, PRINTED = 10, 20, 6
+#: How far a search is turned towards its user's profile where the demo asks for that.
+PROFILE_WEIGHT = 0.25
 #: Objects sent or read at a time.
 OBJECTS = 200
 #: Seconds from a session's start to its first click, and between two clicks; under 10 s would be a bounce.
@@ -79,12 +81,20 @@ class Api:
             raise SystemExit(f"{method} {path}: {answer.status_code} {answer.text[:1000]}")
         return answer.json()
 
-    def search(self, query: str, user_id: str, limit: int, session_id: str | None = None) -> Found:
+    def search(
+        self, query: str, user_id: str, limit: int, session_id: str | None = None, profile_weight: float = 0.0
+    ) -> Found:
         """Search as a user; with a session_id the server registers the session and what it showed."""
         session = {"session_id": session_id, "create_session": True} if session_id else {}
-        body = {"search_query": query, "user_id": user_id, "limit": limit, **session}
+        body = {"search_query": query, "user_id": user_id, "limit": limit, "profile_weight": profile_weight}
+        body |= session
         results: Found = self.call("POST", "/embeddings/similarity-search", body)["search_results"]
         return results
+
+    def recommend(self, user_id: str, limit: int) -> tuple[Found, str]:
+        """Return what the user may like and has not acted on yet, and where it comes from."""
+        answer = self.call("POST", "/recommend", {"user_id": user_id, "limit": limit})
+        return answer["search_results"], answer["meta"]["source"]
 
     def click(self, session_id: str, object_ids: Sequence[str]) -> None:
         """Report clicks some seconds apart."""
@@ -155,7 +165,9 @@ def ids(found: Found) -> list[str]:
     return [result["object_id"] for result in found]
 
 
-def judge(show: Show, api: Api, name: str, relevant: Relevant) -> dict[str, float]:
+def judge(
+    show: Show, api: Api, name: str, relevant: Relevant, profile_weight: float = 0.0
+) -> dict[str, float]:
     """Return each user's mean held-out nDCG@10, and under "mean" the mean over users."""
     lists: dict[str, list[list[str]]] = {user_id: [] for user_id in relevant}
     wanted: dict[str, list[frozenset[str]]] = {user_id: [] for user_id in relevant}
@@ -164,7 +176,8 @@ def judge(show: Show, api: Api, name: str, relevant: Relevant) -> dict[str, floa
     ]
     with show.phase(name, len(asked)) as bar:
         for user_id, topic, query in asked:
-            lists[user_id].append(ids(api.search(query, user_id, JUDGED)))
+            found = api.search(query, user_id, JUDGED, profile_weight=profile_weight)
+            lists[user_id].append(ids(found))
             wanted[user_id].append(relevant[user_id][topic.name])
             bar.advance(bar.task_ids[0])
     scores = {
@@ -180,14 +193,14 @@ def judge(show: Show, api: Api, name: str, relevant: Relevant) -> dict[str, floa
 
 def play(
     show: Show, api: Api, day: int, days: int, sessions: int, seed: int, relevant: Relevant
-) -> tuple[dict[str, set[str]], int]:
-    """Play one day's sessions of every user; return what each was shown, and the number of clicks.
+) -> tuple[dict[str, set[str]], dict[str, list[str]]]:
+    """Play one day's sessions of every user; return what each was shown, and what each clicked.
 
     Nothing is queued before everyone is done, so that what is shown does not depend on the worker's pace.
     """
     shown_to: dict[str, set[str]] = {user_id: set() for user_id in relevant}
+    clicked_by: dict[str, list[str]] = {user_id: [] for user_id in relevant}
     played: list[str] = []
-    clicks = 0
     with show.phase(f"day {day + 1}: search and click", sessions * len(relevant)) as bar:
         for user_id, topics in relevant.items():
             means = {query: topics[t.name] for t in TOPICS if t.name in topics for query in t.asked}
@@ -201,12 +214,12 @@ def play(
                 api.click(session_id, chosen)
                 shown_to[user_id].update(shown)
                 played.append(session_id)
-                clicks += len(chosen)
+                clicked_by[user_id] += chosen
                 bar.advance(bar.task_ids[0])
     for session_id in played:
         api.call("POST", "/clickstream/internal/session/use-for-improvement", {"session_id": session_id})
     wait(show, api, f"day {day + 1}: the worker improves")
-    return shown_to, clicks
+    return shown_to, clicked_by
 
 
 def wait(show: Show, api: Api, name: str) -> None:
@@ -270,6 +283,23 @@ def promote_and_roll_back(
     }
 
 
+def recommended(
+    api: Api, relevant: Relevant, clicked_by: Mapping[str, Collection[str]]
+) -> dict[str, dict[str, Any]]:
+    """Return, for every user and the newcomer, what is recommended, why, and how much of it is theirs."""
+    recommendations = {}
+    for user_id in (*relevant, NEWCOMER):
+        found, source = api.recommend(user_id, JUDGED)
+        mine = frozenset().union(*relevant.get(user_id, {}).values())
+        recommendations[user_id] = {
+            "source": source,
+            "object_ids": ids(found),
+            "relevant": sum(object_id in mine for object_id in ids(found)),
+            "clicked_before": sum(object_id in clicked_by.get(user_id, ()) for object_id in ids(found)),
+        }
+    return recommendations
+
+
 def newcomer_view(show: Show, api: Api, name: str) -> list[list[tuple[str, float]]]:
     """Return what someone without history sees, ids and distances, for every held-out query."""
     queries = [query for topic in TOPICS for query in topic.held_out]
@@ -300,14 +330,16 @@ def run(
     lists = {"everyone, before": ids(api.search(QUERY, NEWCOMER, JUDGED))}
     before = judge(show, api, "judge: before", relevant)
     shown_to: dict[str, set[str]] = {user_id: set() for user_id in relevant}
-    clicks = 0
+    clicked_by: dict[str, list[str]] = {user_id: [] for user_id in relevant}
     for day in range(days):
         shown, clicked_today = play(show, api, day, days, sessions, seed, relevant)
-        clicks += clicked_today
-        for user_id, object_ids in shown.items():
-            shown_to[user_id] |= object_ids
+        for user_id in relevant:
+            shown_to[user_id] |= shown[user_id]
+            clicked_by[user_id] += clicked_today[user_id]
     ended = api.queue()
     after = judge(show, api, "judge: after", relevant)
+    profiled = judge(show, api, "judge: with profiles", relevant, PROFILE_WEIGHT)
+    recommendations = recommended(api, relevant, clicked_by)
     for user_id in (*TWO_USERS, NEWCOMER):
         lists[f"{user_id}, after"] = ids(api.search(QUERY, user_id, JUDGED))
     new_after = newcomer_view(show, api, "a new user: after")
@@ -317,6 +349,11 @@ def run(
 
     checks = {
         "held-out nDCG@10 went up": after["mean"] > before["mean"],
+        "with profiles it went up": profiled["mean"] > before["mean"],
+        "recommended is only what was not clicked yet": not any(
+            one["clicked_before"] for one in recommendations.values()
+        ),
+        "a new user is recommended what is popular": recommendations[NEWCOMER]["source"] == "popularity",
         "a new user sees what they saw before": new_after == new_before,
         "no copy drifted beyond the limit": copies > 0 and angle <= max_drift + 1e-5,  # of 7 decimals sent
         "no session failed": ended["failed"] == 0,
@@ -329,13 +366,15 @@ def run(
         "objects": len(objects),
         "parts": sum(map(len, vectors)),
         "sessions": days * sessions * len(relevant),
-        "clicks": clicks,
+        "clicks": sum(map(len, clicked_by.values())),
         "queue": ended,
         "copies": copies,
         "query": QUERY,
         "lists": lists,
         "ndcg_before": {user_id: round(score, 4) for user_id, score in before.items()},
         "ndcg_after": {user_id: round(score, 4) for user_id, score in after.items()},
+        "ndcg_profile": {user_id: round(score, 4) for user_id, score in profiled.items()},
+        "recommendations": recommendations,
         "drift": {
             "angle": round(angle, 4),
             "one_minus_cos": round(1 - float(np.cos(angle)), 4),
@@ -367,12 +406,23 @@ def report(console: Console, result: Mapping[str, Any], relevant: Relevant) -> N
 
     quality = Table(title=f"held-out nDCG@{JUDGED}")
     quality.add_column("user")
-    for title in ("before", "after", "change"):
+    for title in ("before", "copies", "change", "and profile", "change"):
         quality.add_column(title, justify="right")
     for user_id, before in result["ndcg_before"].items():
-        after = result["ndcg_after"][user_id]
-        quality.add_row(user_id, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
+        after, profiled = result["ndcg_after"][user_id], result["ndcg_profile"][user_id]
+        quality.add_row(
+            user_id, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}",
+            f"{profiled:.3f}", f"{profiled - before:+.3f}",
+        )  # fmt: skip
     console.print(quality)
+
+    feed = Table(title="recommended, without any query")
+    for title in ("user", "because of", "relevant", "the first ones"):
+        feed.add_column(title, overflow="fold")
+    for user_id, one in result["recommendations"].items():
+        known = f"{one['relevant']} of {len(one['object_ids'])}" if user_id in relevant else ""
+        feed.add_row(user_id, one["source"], known, ", ".join(one["object_ids"][:3]))
+    console.print(feed)
 
     drift, releases, queue = result["drift"], result["releases"], result["queue"]
     console.print(
