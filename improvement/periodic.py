@@ -67,7 +67,7 @@ def refresh_popularity(rooms: Improver, domain: SearchDomain) -> None:
         rooms.popularity.save(domain.name, ranked)
         seconds = time.perf_counter() - started
         log.debug("popularity counted", domain=domain.name, objects=len(ranked), seconds=round(seconds, 3))
-        # while nothing is popular, the service has just begun, and somebody waits for the first recommendations
+        # nothing popular: the service has just begun, and somebody waits for the first recommendations
         next_in = max(rooms.popularity_interval if ranked else 0.0, seconds / POPULARITY_SHARE)
     finally:
         rooms.queue.hurry(tick, next_in)

@@ -213,10 +213,6 @@ class ProfileStore:
             updates.append(_upsert(owner, change) if interactions else UpdateOne({"_id": owner.key}, change))
         self._bulk(updates)
 
-    def due(self, domain: str, limit: int) -> list[StoredProfile]:
-        """Return up to ``limit`` users with news since their last batch, who waited longest first."""
-        return [one for page in self.due_pages(domain, limit, self._clock()) for one in page]
-
     def due_pages(self, domain: str, limit: int, before: float) -> Iterator[list[StoredProfile]]:
         """Yield users who were due by then, `PAGE` at a time, who waited longest first; read as needed.
 

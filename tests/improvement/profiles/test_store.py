@@ -77,6 +77,10 @@ def load(store: ProfileStore, user_id: str = "ann", domain: str = "things") -> S
     return store.load(domain, [user_id])[user_id]
 
 
+def waiting(store: ProfileStore, domain: str, limit: int) -> list[StoredProfile]:
+    return [one for page in store.due_pages(domain, limit, store._clock()) for one in page]
+
+
 def act(store: ProfileStore, *objects: str, user_id: str = "ann", remember: int = 200) -> None:
     """Announce a push and apply it, as real time does."""
     store.announce([Owner("things", user_id)])
@@ -172,7 +176,7 @@ def test_an_announcement_makes_a_user_known_and_due_but_does_not_change_the_prof
     store.announce([ANN])
     assert (load(store).announced, load(store).announced_at) == (2, clock.now)
     assert load(store, domain="shoes").announced == 1
-    assert [one.profile.user_id for one in store.due("things", 10)] == ["ann"]
+    assert [one.profile.user_id for one in waiting(store, "things", 10)] == ["ann"]
     store.announce([])
 
 
@@ -357,13 +361,13 @@ def test_a_write_that_can_no_longer_be_told_from_a_lost_one_has_the_profile_read
 def test_a_rebuild_loses_against_an_announcement_in_between(store: ProfileStore):
     act(store, "o1")
     act(store, "o1", user_id="bob")
-    loaded = list(store.due("things", 10))
+    loaded = list(waiting(store, "things", 10))
     store.announce([ANN])
     changes = [Rebuilt(one, replace(one.profile, embedding=unit(1)), []) for one in loaded]
     assert store.rebuild(changes) == {"ann"}
     assert load(store).profile.embedding is None
     assert [one.object_id for one in load(store).recent] == ["o1"]
-    assert [one.profile.user_id for one in store.due("things", 10)] == ["ann"]
+    assert [one.profile.user_id for one in waiting(store, "things", 10)] == ["ann"]
     assert load(store, "bob").recent == ()
 
 
@@ -379,7 +383,7 @@ def test_a_rebuild_settles_what_was_announced_and_tells_why_there_is_none(
     assert (after.announced, after.applied, after.reread) == (1, 1, False)
     assert after.recent == tuple(liked("o1"))
     assert (after.profile.generated_at, after.profile.updated_at) == (clock.now, clock.now)
-    assert store.due("things", 10) == []
+    assert waiting(store, "things", 10) == []
     assert database["user_embeddings"].find_one()["reason"] == "1 of 3 interactions"
 
 
@@ -401,17 +405,17 @@ def test_a_rebuild_loses_against_whatever_else_makes_the_user_due(
     stored = load(store)
     meanwhile(store)
     assert store.rebuild([Rebuilt(stored, stored.profile, [])]) == {"ann"}
-    assert [one.profile.user_id for one in store.due("things", 10)] == ["ann"]
+    assert [one.profile.user_id for one in waiting(store, "things", 10)] == ["ann"]
 
 
 def test_marked_users_are_read_again_and_unknown_ones_become_known(store: ProfileStore):
     act(store, "o1")
     stored = load(store)
     store.rebuild([Rebuilt(stored, stored.profile, stored.recent)])
-    assert store.due("things", 10) == []
+    assert waiting(store, "things", 10) == []
     store.mark([ANN, Owner("things", "new"), Owner("things", None)])
     store.mark([])
-    due = {one.profile.user_id: one for one in store.due("things", 10)}
+    due = {one.profile.user_id: one for one in waiting(store, "things", 10)}
     assert due.keys() == {"ann", "new"}
     assert all(one.reread for one in due.values())
     assert [one.object_id for one in due["ann"].recent] == ["o1"]
@@ -421,8 +425,8 @@ def test_marked_users_are_read_again_and_unknown_ones_become_known(store: Profil
 def test_a_whole_domain_is_marked_and_no_other(store: ProfileStore):
     store.announce([Owner(domain, f"u{i}") for domain in ("things", "shoes") for i in range(3)])
     assert store.mark_all("things") == 3
-    assert all(one.reread for one in store.due("things", 10))
-    assert not any(one.reread for one in store.due("shoes", 10))
+    assert all(one.reread for one in waiting(store, "things", 10))
+    assert not any(one.reread for one in waiting(store, "shoes", 10))
     assert store.mark_all("nothing") == 0
 
 
@@ -446,20 +450,20 @@ def test_evidence_of_searches_is_replaced_as_a_whole_and_makes_nobody_known_with
     assert load(store).searched == tuple(liked("c"))
     store.put_searched("things", {"ann": []})
     assert load(store).searched == ()
-    assert [one.profile.user_id for one in store.due("things", 10)] == ["ann"]
+    assert [one.profile.user_id for one in waiting(store, "things", 10)] == ["ann"]
 
 
 def test_the_due_come_in_the_order_they_waited_and_not_before_their_time(store: ProfileStore, clock: Clock):
     for user in ("c", "a", "b"):
         store.mark([Owner("things", user)])
         clock.now += 1
-    assert [one.profile.user_id for one in store.due("things", 10)] == ["c", "a", "b"]
-    assert [one.profile.user_id for one in store.due("things", 2)] == ["c", "a"]
-    assert store.due("things", 0) == [] == store.due("things", -1) == store.due("shoes", 10)
+    assert [one.profile.user_id for one in waiting(store, "things", 10)] == ["c", "a", "b"]
+    assert [one.profile.user_id for one in waiting(store, "things", 2)] == ["c", "a"]
+    assert waiting(store, "things", 0) == [] == waiting(store, "things", -1) == waiting(store, "shoes", 10)
     store.postpone("things", {"c": "later", "nobody": "who?"}, 60)
-    assert [one.profile.user_id for one in store.due("things", 10)] == ["a", "b"]
+    assert [one.profile.user_id for one in waiting(store, "things", 10)] == ["a", "b"]
     clock.now += 60
-    assert [one.profile.user_id for one in store.due("things", 10)] == ["a", "b", "c"]
+    assert [one.profile.user_id for one in waiting(store, "things", 10)] == ["a", "b", "c"]
     assert store.load("things", ["nobody"]) == {}
     store.postpone("things", {}, 60)
 
@@ -484,9 +488,9 @@ def test_acting_does_not_bring_a_postponed_user_forward(store: ProfileStore, clo
     store.postpone("things", {"ann": "x" * 5_000}, 60)
     clock.now += 10
     store.announce([ANN])
-    assert store.due("things", 10) == []
+    assert waiting(store, "things", 10) == []
     clock.now += 50
-    assert len(store.due("things", 10)) == 1
+    assert len(waiting(store, "things", 10)) == 1
 
 
 def test_a_profile_is_dropped_unless_its_user_came_back(store: ProfileStore, cache: MemoryCache):
