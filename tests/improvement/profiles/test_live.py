@@ -377,7 +377,8 @@ def test_a_profile_of_another_space_keeps_its_vectors_and_remembers(
             np.testing.assert_array_equal(getattr(found.profile, name), getattr(before[user].profile, name))
         assert [one.object_id for one in found.recent] == ["o1", "o2"]
         assert settled(found)
-    assert {one.profile.user_id for one in filled.profiles.due(domain.name, 10)} == set(before)
+    [due] = filled.profiles.due_pages(domain.name, 10, time.time())
+    assert {one.profile.user_id for one in due} == set(before)
     fresh = stored(filled, "cid").profile  # had no vectors that the new ones could be mixed with
     assert (fresh.model_version, fresh.positives) == ("words-v2", 1)
     np.testing.assert_allclose(fresh.embedding, -ITEMS["o2"], atol=1e-6)
