@@ -55,7 +55,7 @@ class NoAdjuster:
 
     def adjust(self, batch: Any) -> Any:
         """Refuse."""
-        raise NotImplementedError
+        raise RuntimeError("this benchmark makes no copies")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from improvement.periodic import (
     update_profiles,
     uses_propensities,
 )
-from improvement.profiles.profile import Interaction
+from improvement.profiles.searched import searched
 from improvement.promotion import rebuild_all
 from improvement.vectors import CopyRef
 
@@ -305,19 +305,13 @@ def _forget(rooms: Improver, name: str, users: Sequence[str]) -> None:
 def _update_profiles(
     rooms: Improver, domain: SearchDomain, usable: Iterable[UsableSession], users: Iterable[str | None]
 ) -> None:
-    """Tell these users' profiles what their sessions say, and have them made anew.
-
-    A weight of a session is a share of full evidence; saturation brings it to the scale of event weights.
-    """
-    scale = domain.evidence.saturation or 1.0
-    said: dict[str | None, list[Interaction]] = {user: [] for user in users if user is not None}
+    """Tell these users' profiles what their sessions say, and have them made anew."""
+    taught: dict[str | None, list[UsableSession]] = {user: [] for user in users if user is not None}
     for one in usable:  # oldest first
-        if (of := said.get(one.session.user_id)) is not None:
-            at = happened_at(one.session)
-            of += [
-                Interaction(object_id, float(weight * scale), at) for object_id, weight in one.weights.items()
-            ]
-    evidence = {str(user): of[-domain.profiles.remember :] for user, of in said.items()}
+        if (of := taught.get(one.session.user_id)) is not None:
+            of.append(one)
+    latest = -domain.profiles.remember
+    evidence = {str(user): searched(of, domain.evidence)[latest:] for user, of in taught.items()}
     rooms.batch.profiles.put_searched(domain.name, evidence)
     try:
         rooms.batch.rebuild(domain, evidence)

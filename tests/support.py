@@ -4,7 +4,7 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -143,3 +143,27 @@ def eventually(check: Any, seconds: float = 20.0) -> None:
     while not check():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+class Gap:
+    """Stands before an object and does something once, before or after one of its methods."""
+
+    def __init__(self, inner: Any, method: str, act: Callable[[], None], before: bool = False) -> None:
+        self._inner, self._method, self._act, self._before = inner, method, act, before
+        self.acted = False
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name != self._method or self.acted:
+            return found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.acted = True
+            if self._before:
+                self._act()
+            result = found(*args, **kwargs)
+            if not self._before:
+                self._act()
+            return result
+
+        return call

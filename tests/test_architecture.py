@@ -28,7 +28,7 @@ FLOORS: dict[str, int] = {
     "profiles.steering": 2, "profiles.interests": 2, "profiles.profile": 2,
     "profiles.documents": 3, "profiles.cache": 3, "profiles.store": 4,
     "profiles.usable": 3, "profiles.diversity": 1, "recommend": 6, "profile_routes": 12,
-    "profiles.neighbours": 5, "profiles.live": 5, "profiles.history": 3,
+    "profiles.neighbours": 5, "profiles.live": 5, "profiles.history": 3, "profiles.searched": 6,
     "evaluation.metrics": 0, "evaluation.dataset": 1, "evaluation.report": 1, "evaluation.ranking": 2,
     "evaluation.options": 2, "evaluation.table": 2, "evaluation.behaviour": 0, "evaluation.profiles": 7,
     "evaluation.learner": 8, "evaluation.judging": 8, "evaluation.replay": 9, "evaluation.log": 9,

@@ -26,12 +26,13 @@ from improvement.domain import (
 from improvement.evaluation.behaviour import Behaviour
 from improvement.evaluation.dataset import ReplayDataset, ReplayUser
 from improvement.evaluation.metrics import ndcg, share
-from improvement.evaluation.profiles import interactions, profile_of, rescored
+from improvement.evaluation.profiles import profile_of, rescored
 from improvement.evaluation.ranking import best_first, scores, searched
 from improvement.evidence import EvidenceWeights
 from improvement.inputs import ImprovementInput
 from improvement.objects import Object, Vectors
 from improvement.profiles.profile import Interaction, Profile
+from improvement.profiles.searched import searched as said_by
 from improvement.profiles.settings import ProfileSettings
 
 #: Objects a training search shows.
@@ -155,7 +156,7 @@ class Learner:
             self.taught.append((usable, self.scene.queries[query]))
             self._learn(self.adjuster)
         if self.profiles is not None:
-            said = self.said + interactions([usable], self.evidence)
+            said = self.said + said_by([usable], self.evidence)
             self.said = said[-self.profiles.remember :]
             means = {one.object_id: self.scene.originals[one.object_id].mean for one in self.said}
             self.profile = profile_of(self.user.user_id, self.said, means, self.profiles)

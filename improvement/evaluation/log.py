@@ -17,12 +17,13 @@ from improvement.copies import Key, UsableSession, improvement_input, personal_c
 from improvement.domain import SearchDomain
 from improvement.errors import Invalid, PluginFailed
 from improvement.evaluation.judging import Judge, Judged
-from improvement.evaluation.profiles import interactions, profile_of
+from improvement.evaluation.profiles import profile_of
 from improvement.evaluation.report import Report
 from improvement.evidence import happened_at
 from improvement.inputs import ImprovementInput
 from improvement.objects import Object, Vectors
 from improvement.profiles.profile import Profile
+from improvement.profiles.searched import searched
 from improvement.profiles.settings import ProfileSettings
 from improvement.vectors import VectorStore
 
@@ -321,7 +322,7 @@ def _profiles(
     sessions: dict[str, list[UsableSession]] = {}
     for one in taught:  # oldest first
         sessions.setdefault(str(one.session.user_id), []).append(one)
-    said = {user: interactions(of, domain.evidence)[-settings.remember :] for user, of in sessions.items()}
+    said = {user: searched(of, domain.evidence)[-settings.remember :] for user, of in sessions.items()}
     wanted = {one.object_id for of_user in said.values() for one in of_user}
     means: dict[str, Vectors | None] = {**dict.fromkeys(wanted), **vectors.means(collection, wanted)}
     made = {user: profile_of(user, of_user, means, settings) for user, of_user in said.items()}

@@ -1,13 +1,11 @@
 """Profiles in a replay: made as the worker makes them, used as a search uses them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from improvement.copies import UsableSession
 from improvement.domain import SearchIndexInfo
 from improvement.evaluation.ranking import best_first, scores, searched
-from improvement.evidence import EvidenceWeights, happened_at
 from improvement.objects import Object, Vectors
 from improvement.profiles.made import made
 from improvement.profiles.profile import Interaction, Profile, StoredProfile
@@ -17,22 +15,6 @@ from improvement.profiles.usable import unusable
 
 #: Stands where a collection has the id of its embedding space.
 SPACE = "the replay's"
-
-
-def interactions(sessions: Iterable[UsableSession], evidence: EvidenceWeights) -> list[Interaction]:
-    """Return what sessions say of their objects, in units of event weights, in their order.
-
-    >>> from clickstream.records import RegisteredSession
-    >>> session = RegisteredSession(session_id="s", search_query="", user_id="ann", created_at=60)
-    >>> interactions([UsableSession(session, {"o": -0.5})], EvidenceWeights(saturation=3.0))
-    [Interaction(object_id='o', weight=-1.5, at=60.0)]
-    """
-    scale = evidence.saturation or 1.0
-    return [
-        Interaction(object_id, float(weight * scale), float(happened_at(one.session)))
-        for one in sessions
-        for object_id, weight in one.weights.items()
-    ]
 
 
 def profile_of(

@@ -31,35 +31,11 @@ from improvement.profiles.settings import ProfileSettings
 from improvement.profiles.store import ProfileStore
 from improvement.promotion import rebuild_all
 from improvement.wiring import Rooms, improver
-from tests.support import click, make_object, make_objects, make_session
+from tests.support import Gap, click, make_object, make_objects, make_session
 
 NOTHING = {
     "sessions": 0, "events": 0, "actions": 0, "queue": 0, "profiles": 0, "neighbours": 0, "copies": 0,
 }  # fmt: skip
-
-
-class Gap:
-    """Stands before an object and does something once, before or after one of its methods."""
-
-    def __init__(self, inner: Any, method: str, act: Callable[[], None], before: bool) -> None:
-        self._inner, self._method, self._act, self._before = inner, method, act, before
-        self.acted = False
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        if name != self._method or self.acted:
-            return found
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.acted = True
-            if self._before:
-                self._act()
-            result = found(*args, **kwargs)
-            if not self._before:
-                self._act()
-            return result
-
-        return call
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What happens when somebody else acts in the gap between two store calls."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,31 +12,7 @@ from improvement.jobs import improve_users, run_improvement, sweep_idle
 from improvement.objects import Object
 from improvement.vectors import VectorStore
 from improvement.wiring import Rooms
-from tests.support import WordEncoder, click, make_object, make_objects, make_session
-
-
-class Gap:
-    """Stands before an object and does something once, before or after one of its methods."""
-
-    def __init__(self, inner: Any, method: str, act: Callable[[], None], before: bool = False) -> None:
-        self._inner, self._method, self._act, self._before = inner, method, act, before
-        self._acted = False
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        if name != self._method or self._acted:
-            return found
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self._acted = True
-            if self._before:
-                self._act()
-            result = found(*args, **kwargs)
-            if not self._before:
-                self._act()
-            return result
-
-        return call
+from tests.support import Gap, WordEncoder, click, make_object, make_objects, make_session
 
 
 @pytest.fixture

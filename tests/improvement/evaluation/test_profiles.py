@@ -12,13 +12,14 @@ from clickstream.improvement_queue import Owner, Request
 from clickstream.records import RegisteredSession
 from improvement.copies import UsableSession
 from improvement.domain import MetricAggregationType, MetricType, SearchDomain, SearchIndexInfo
-from improvement.evaluation.profiles import interactions, profile_of, rescored
+from improvement.evaluation.profiles import profile_of, rescored
 from improvement.evidence import EvidenceWeights
 from improvement.improver import Improver
 from improvement.jobs import improve_users
 from improvement.objects import Vectors
 from improvement.profiles.negative import NegativeProfile
 from improvement.profiles.profile import Interaction, Profile
+from improvement.profiles.searched import searched
 from improvement.profiles.settings import ProfileSettings
 from improvement.wiring import Rooms
 from tests.improvement.evaluation.conftest import at
@@ -142,7 +143,7 @@ def test_interactions_weigh_what_production_says(saturation: float | None, expec
     session = RegisteredSession(
         session_id="s", search_query="", user_id="ann", created_at=90, registered_at=60.0
     )
-    (one,) = interactions([UsableSession(session, {"o": 0.5})], EvidenceWeights(saturation=saturation))
+    (one,) = searched([UsableSession(session, {"o": 0.5})], EvidenceWeights(saturation=saturation))
     assert one == Interaction("o", expected, 60.0)
 
 
@@ -167,7 +168,7 @@ def test_the_worker_makes_the_same_profile_of_the_same_sessions(
     usable = [UsableSession(one, domain.evidence.of(one)) for one in registered]
     mine = profile_of(
         "ann",
-        interactions(usable, domain.evidence),
+        searched(usable, domain.evidence),
         {one.object_id: one.mean for one in objects},
         domain.profiles,
     )
