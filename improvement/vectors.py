@@ -119,11 +119,13 @@ class VectorStore:
         return {o.object_id: o for o in map(_object, records)}
 
     def means(self, collection: str, object_ids: Iterable[str]) -> dict[str, Vectors]:
-        """Return the mean parts (D,) of those of these originals that exist, and nothing else of them."""
+        """Return the mean parts (D,) of those of these originals that exist and have a direction."""
         found: dict[str, Vectors] = {}
         for record in self._retrieve(collection, map(point_id, set(object_ids)), ["object_id"], [AVERAGE]):
             vectors: Any = record.vector
-            found[(record.payload or {})["object_id"]] = np.asarray(vectors[AVERAGE], dtype=np.float32)
+            mean = np.asarray(vectors[AVERAGE], dtype=np.float32)
+            if mean.any() and np.isfinite(mean).all():
+                found[(record.payload or {})["object_id"]] = mean
         return found
 
     def revisions(self, collection: str, object_ids: Iterable[str]) -> dict[str, str]:

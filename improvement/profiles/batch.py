@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import structlog
 
 from clickstream.actions import ActionStore
@@ -92,8 +91,7 @@ class Means:
             self._collection, self._known = collection, {}
         if missing := object_ids - self._known.keys():
             found = self._vectors.means(collection, missing)
-            usable = {o: mean for o, mean in found.items() if mean.any() and np.isfinite(mean).all()}
-            self._known |= {object_id: usable.get(object_id) for object_id in missing}
+            self._known |= {object_id: found.get(object_id) for object_id in missing}
         return self._known
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -83,7 +83,7 @@ class LiveProfiles:
         space = self.releases.space(name)
         told = interactions(chain.from_iterable(new.values()), domain.evidence)
         said = {user_id: told.get(user_id, []) for user_id in new}
-        items = self._directions(
+        items = self.vectors.means(
             physical_name(name, space), {one.object_id for of in said.values() for one in of}
         )
         held = self._held(name, list(said))
@@ -112,13 +112,6 @@ class LiveProfiles:
                 for user_id, found in loaded.items()
                 if user_id in said and found.profile.version > held[user_id].version
             }
-
-    def _directions(self, collection: str, object_ids: Iterable[str]) -> dict[str, Vectors]:
-        """Return the mean parts of those of these objects that exist and have a direction."""
-        means = self.vectors.means(collection, object_ids)
-        return {
-            object_id: mean for object_id, mean in means.items() if mean.any() and np.isfinite(mean).all()
-        }
 
     def _held(self, domain: str, user_ids: Sequence[str]) -> dict[str, Profile]:
         """Return the known ones of these users' profiles; one user's from the cache.
