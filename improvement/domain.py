@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from improvement.errors import PluginFailed, WrongPlugin
 from improvement.evidence import EvidenceWeights
-from improvement.objects import Vectors
+from improvement.green.settings import GateSettings, PopulationSettings, PromotionSettings
+from improvement.objects import Object, Vectors
 from improvement.profiles.settings import ProfileSettings
+from improvement.quality.settings import AuditSettings, CopyLimits
 from improvement.selection import SessionSelector
 
 if TYPE_CHECKING:  # torch is for the worker; the web process loads domains without it
@@ -121,6 +123,15 @@ class SearchDomain:
         evidence: what a session that teaches says for or against each object it showed.
         profiles: how users get profiles, and what profiles do.
         prepare: replaces the metric's own `prepare_vectors`; takes and returns (..., D).
+        population: how far what everybody chose moves objects in a green build.
+        gate: what a green build must show before it may serve.
+        promotion: what is kept and watched after one serves.
+        audit: when drift and evidence are an alarm.
+        copies: how many personal copies a user may have, and how long.
+        texts: what to embed the rows of an object from that was stored without texts: one text for each part,
+            and one more if it has an average of its own.
+        variants: this domain in other embedding spaces, for builds with another encoder: same name, another
+            ``encoder.model_id``. They serve while a collection of their space is blue.
     """
 
     name: str
@@ -131,6 +142,44 @@ class SearchDomain:
     evidence: EvidenceWeights = field(default_factory=EvidenceWeights)
     profiles: ProfileSettings = field(default_factory=ProfileSettings)
     prepare: Callable[[Vectors], Vectors] | None = None
+    population: PopulationSettings = field(default_factory=PopulationSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    promotion: PromotionSettings = field(default_factory=PromotionSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
+    copies: CopyLimits = field(default_factory=CopyLimits)
+    texts: Callable[[Object], Sequence[str]] | None = None
+    variants: tuple["SearchDomain", ...] = ()
+
+    def in_space(self, space: str) -> "SearchDomain":
+        """Return this domain as it is in an embedding space; itself for one that it does not know.
+
+        A collection made and filled by hand may have any id: its vectors are then taken to be of the domain's
+        own size and metric.
+        """
+        return next((one for one in self.variants if one.encoder.model_id == space), self)
+
+    def at_rate(self, rate: float) -> "SearchDomain":
+        """Return this domain learning that much (0..1) of its own: copies, profiles and population.
+
+        An adjuster knows itself how to learn less if it has a method ``at_rate(rate)`` that returns the
+        adjuster to use; of a dataclass the field ``adjustment_rate`` is multiplied. One with neither makes
+        copies as ever, whatever the rate: then it slows down profiles and population only.
+        """
+        if rate == 1:
+            return self
+        adjuster: Any = self.adjuster
+        if callable(own := getattr(adjuster, "at_rate", None)):
+            adjuster = own(rate)
+        elif is_dataclass(adjuster) and any(f.name == "adjustment_rate" for f in fields(adjuster)):
+            slower: Any = adjuster  # an instance: `is_dataclass` would let a class through, too
+            adjuster = replace(slower, adjustment_rate=slower.adjustment_rate * rate)
+        return replace(
+            self,
+            adjuster=adjuster,
+            profiles=replace(self.profiles, learning_rate=self.profiles.learning_rate * rate),
+            population=replace(self.population, max_drift=self.population.max_drift * rate),
+            variants=tuple(one.at_rate(rate) for one in self.variants),
+        )
 
     def prepare_vectors(self, vectors: Vectors) -> Vectors:
         """Bring vectors (..., D) to this domain's scale; applied to objects and queries alike."""
@@ -155,6 +204,19 @@ class SearchDomain:
                 f"got shape {vectors.shape}"
             )
         return self.prepare_vectors(vectors)
+
+
+def embed_each(domain: SearchDomain, texts: Sequence[str]) -> list[Vectors | PluginFailed]:
+    """Embed all texts at once, or in halves where that fails, so that one bad text fails alone: (D,) each."""
+    if not texts:
+        return []
+    try:
+        return list(domain.embed(texts))
+    except PluginFailed as error:
+        if len(texts) == 1:
+            return [error]
+        half = len(texts) // 2
+        return embed_each(domain, texts[:half]) + embed_each(domain, texts[half:])
 
 
 def load_domain(path: str) -> SearchDomain:
@@ -215,6 +277,22 @@ def check_domain(domain: SearchDomain, plugin: str) -> None:
     expect(isinstance(domain.selector, SessionSelector), "selector", "a SessionSelector", domain.selector)
     expect(isinstance(domain.evidence, EvidenceWeights), "evidence", "an EvidenceWeights", domain.evidence)
     expect(isinstance(domain.profiles, ProfileSettings), "profiles", "a ProfileSettings", domain.profiles)
-    expect(
-        domain.prepare is None or callable(domain.prepare), "prepare", "None or a callable", domain.prepare
-    )
+    for name in ("prepare", "texts"):
+        given = getattr(domain, name)
+        expect(given is None or callable(given), name, "None or a callable", given)
+    for name, kind in (
+        ("population", PopulationSettings), ("gate", GateSettings), ("promotion", PromotionSettings),
+        ("audit", AuditSettings), ("copies", CopyLimits),
+    ):  # fmt: skip
+        expect(isinstance(getattr(domain, name), kind), name, f"a {kind.__name__}", getattr(domain, name))
+    known = {domain.encoder.model_id}
+    for variant in domain.variants:
+        expect(isinstance(variant, SearchDomain), "variants", "SearchDomains", variant)
+        expect(
+            variant.name == domain.name, "variants.name", f"the domain's own {domain.name!r}", variant.name
+        )
+        check_domain(variant, plugin)
+        expect(not variant.variants, "variants.variants", "none", variant.variants)
+        space = variant.encoder.model_id
+        expect(space not in known, "variants.encoder.model_id", "one that no other has", space)
+        known.add(space)

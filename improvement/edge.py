@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from qdrant_client import models
 from qdrant_client.http.models import QueryResponse  # models.QueryResponse is another class, fastembed's
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from improvement.edge_filters import engine, engine_filter
 from improvement.edge_types import (
@@ -52,6 +53,10 @@ _ENGINE_FAULTS = (
     "Operation canc",
 )
 _CLOSED = "Service runtime error: Shard is not initialized"
+#: What a call says that needs the shard for itself while another thread is on its way into it; after how many
+#: seconds it is asked again, and for how long.
+_BORROWED = "Already borrowed"
+BORROWED_WAIT, BORROWED_SECONDS = 0.005, 30.0
 
 
 @dataclass(eq=False)
@@ -113,7 +118,7 @@ class EdgeClient:
             try:
                 for collection in collections.values():
                     collection.shard.flush()
-                    collection.shard.close()
+                    _alone(collection.shard.close)
             finally:
                 self._owner.release()
 
@@ -180,7 +185,7 @@ class EdgeClient:
             if kept != self._aliases:
                 _write(self._aliases_file, kept)
                 self._aliases = kept
-            collection.shard.close()
+            _alone(collection.shard.close)
             shutil.rmtree(collection.folder)
         return True
 
@@ -250,7 +255,7 @@ class EdgeClient:
         """
         collection = self._collection(collection_name)
         with _translated(collection_name):
-            optimized = bool(collection.shard.optimize())
+            optimized = bool(_alone(collection.shard.optimize))
             collection.shard.flush()
         return optimized
 
@@ -456,6 +461,15 @@ class EdgeClient:
         if name in self._collections:
             raise Conflict(f"alias {name!r}: a collection of that name exists")
         aliases[name] = target
+
+
+def _alone(call: Callable[[], Any]) -> Any:
+    """Make a call that needs the shard for itself, as soon as no other thread is on its way into it."""
+    in_use = retry_if_exception(lambda error: isinstance(error, RuntimeError) and str(error) == _BORROWED)
+    waits = Retrying(
+        retry=in_use, wait=wait_fixed(BORROWED_WAIT), stop=stop_after_delay(BORROWED_SECONDS), reraise=True
+    )
+    return waits(call)
 
 
 @contextmanager

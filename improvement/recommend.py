@@ -24,6 +24,7 @@ from improvement.profiles.usable import unusable
 from improvement.releases import Releases
 from improvement.schemas import MAX_LIMIT, Recommend
 from improvement.search import Search, Shown
+from improvement.served import Served, served
 from improvement.vectors import CHUNK, Hit, VectorStore, point_id
 
 #: Candidates that a diverse list is picked from: so many times its length, and at least and at most so many.
@@ -58,17 +59,18 @@ class Recommendations:
         in no order that means anything; or nothing, if no fallback is wanted.
         """
         where = parse_filter(body.filter, point_id)
-        space = self.releases.space(domain.name)
+        serving = served(self.releases, domain)
+        domain, space = serving.domain, serving.space or self.releases.space(domain.name)
         profile = self.profiles.get(body.user_id, domain.name, space)
         seen = profile.seen if profile is not None and body.exclude_seen else ()
         reason = unusable(profile, space, domain.profiles.min_interactions)
         queries = None
         if profile is None or reason or profile.embedding is None:
             meta = {"reason": reason or "nothing liked yet"}
-            shown = [] if body.fallback == "none" else self._popular(domain, body.limit, where, seen)
+            shown = [] if body.fallback == "none" else self._popular(serving, body.limit, where, seen)
         else:
             meta, queries = {}, self._queries(domain, profile)
-            shown = self._liked(domain, body, queries, where, seen)
+            shown = self._liked(serving, body, queries, where, seen)
         source = _first_source(shown, body.fallback) if queries is None else Source.PROFILE.value
         session_id = body.session_id or (str(uuid.uuid4()) if body.create_session else None)
         if body.create_session and session_id is not None:
@@ -99,7 +101,7 @@ class Recommendations:
 
     def _liked(
         self,
-        domain: SearchDomain,
+        serving: Served,
         body: Recommend,
         queries: Vectors,
         where: models.Filter | None,
@@ -111,22 +113,20 @@ class Recommendations:
             count = max(count, min(max(CANDIDATES * count, LEAST_CANDIDATES), MOST_CANDIDATES))
         rankings = [
             self.vectors.search(
-                domain.name, domain.search_index_info, query, count, user_id=body.user_id, where=where,
-                without=seen,
+                serving.collection, serving.domain.search_index_info, query, count, user_id=body.user_id,
+                where=where, without=seen,
             )[0]
             for query in queries
         ]  # fmt: skip
         hits = in_turns(rankings, count)
         if body.diversity > 0:
-            hits = self._diverse(domain, body, queries, hits)
+            hits = self._diverse(serving.collection, body, queries, hits)
         return [_shown(hit, Source.PROFILE) for hit in hits]
 
-    def _diverse(
-        self, domain: SearchDomain, body: Recommend, queries: Vectors, hits: Sequence[Hit]
-    ) -> list[Hit]:
+    def _diverse(self, collection: str, body: Recommend, queries: Vectors, hits: Sequence[Hit]) -> list[Hit]:
         # The engine's own MMR would do this in one call, but among originals and copies: a shadowed original
         # would push away its copy.
-        means = self.vectors.means_of(domain.name, hits, body.user_id)
+        means = self.vectors.means_of(collection, hits, body.user_id)
         found = [hit for hit in hits if hit.object_id in means]  # the others were deleted since
         if not found:
             return []
@@ -135,19 +135,19 @@ class Recommendations:
         return [found[pick] for pick in diverse(relevance, rows, body.diversity, body.limit)]
 
     def _popular(
-        self, domain: SearchDomain, limit: int, where: models.Filter | None, seen: Sequence[str]
+        self, serving: Served, limit: int, where: models.Filter | None, seen: Sequence[str]
     ) -> list[Shown]:
         """Return what is popular, best first, then anything."""
         left_out = set(seen)
-        ranked = [o for o, _ in self.popularity.top(domain.name, POPULAR) if o not in left_out]
+        ranked = [o for o, _ in self.popularity.top(serving.domain.name, POPULAR) if o not in left_out]
         hits: list[Hit] = []
         for start in range(0, len(ranked), CHUNK):
             if len(hits) < limit:
-                hits += self.vectors.chosen(domain.name, ranked[start : start + CHUNK], where)
+                hits += self.vectors.chosen(serving.collection, ranked[start : start + CHUNK], where)
         shown = [_shown(hit, Source.POPULARITY) for hit in hits[:limit]]
         if len(shown) < limit:
             known = [*seen, *(one.hit.object_id for one in shown)]
-            more, _ = self.vectors.listed(domain.name, where, limit - len(shown), 0, without=known)
+            more, _ = self.vectors.listed(serving.collection, where, limit - len(shown), 0, without=known)
             shown += [_shown(hit, Source.CATALOGUE) for hit in more]
         return shown
 

@@ -7,9 +7,10 @@ from fastapi import APIRouter, Query
 
 from improvement.catalogue import Catalogue
 from improvement.domain import SearchDomain
-from improvement.errors import Invalid
+from improvement.errors import Conflict, Invalid
 from improvement.filters import parse_filter
-from improvement.promotion import promote, rollback
+from improvement.green.orders import discard
+from improvement.promotion import drop_collection, promote, rollback
 from improvement.releases import Release
 from improvement.schemas import (
     MAX_OBJECTS,
@@ -28,8 +29,10 @@ from improvement.schemas import (
 )
 from improvement.search import Search
 from improvement.vectors import point_id
-from improvement.wiring import Rooms
+from improvement.wiring import Rooms, improver
 
+#: Who switches collections by the published paths, which do not ask.
+BY = "an operator, by HTTP"
 ObjectIds = Annotated[list[str], Query(alias="object_id", min_length=1, max_length=MAX_OBJECTS)]
 
 
@@ -77,8 +80,9 @@ def objects_router(rooms: Rooms) -> APIRouter:
     def put_objects(body: PutObjects) -> dict[str, int]:
         """Create or replace objects in the serving collection; their copies follow."""
         domain = chosen(rooms.domains, body.domain)
-        objects = to_objects(body.objects, domain)
-        catalogue(rooms, domain).upsert(blue(domain), objects, body.shrink_parts)
+        space = rooms.releases.space(domain.name)
+        objects = to_objects(body.objects, domain.in_space(space))
+        catalogue(rooms, domain).upsert(objects, space, body.shrink_parts)
         return {"written": len(objects)}
 
     @router.get("")
@@ -89,8 +93,7 @@ def objects_router(rooms: Rooms) -> APIRouter:
     @router.delete("")
     def delete_objects(object_ids: ObjectIds, domain: str | None = None) -> None:
         """Delete objects and every copy of them; unknown ids are ignored."""
-        where = chosen(rooms.domains, domain)
-        catalogue(rooms, where).delete(blue(where), object_ids)
+        catalogue(rooms, chosen(rooms.domains, domain)).delete(object_ids)
 
     return router
 
@@ -105,8 +108,14 @@ def collections_router(rooms: Rooms) -> APIRouter:
 
     @router.post("/collections/create")
     def create(body: CollectionRef) -> dict[str, Any]:
-        """Create a green collection for an embedding model; repeating it changes nothing."""
-        return releases.create(chosen(rooms.domains, body.domain), body.embedding_model_id).as_json()
+        """Create a green collection for an embedding model; repeating it changes nothing.
+
+        409 for the name of a build's collection: what its gate has not seen must not look like it.
+        """
+        domain = chosen(rooms.domains, body.domain).in_space(body.embedding_model_id)
+        if rooms.builds.named(domain.name, body.embedding_model_id):
+            raise Conflict(f"{body.embedding_model_id!r} is a build's name; take another one")
+        return releases.create(domain, body.embedding_model_id).as_json()
 
     @router.post("/collections/create-index")
     def create_index(body: CollectionRef) -> dict[str, Any]:
@@ -122,22 +131,24 @@ def collections_router(rooms: Rooms) -> APIRouter:
     def delete(body: CollectionRef) -> None:
         """Delete a green collection, and where users are in its space; 409 for the blue one."""
         domain = chosen(rooms.domains, body.domain).name
-        releases.delete(domain, body.embedding_model_id)
-        rooms.neighbours.discard(domain, body.embedding_model_id)
+        release = releases.get(domain, body.embedding_model_id)
+        if release.build is not None:
+            discard(improver(rooms), rooms.builds.get(release.build))
+            return
+        with releases.promotions.switching(domain, BY):
+            drop_collection(releases, rooms.neighbours, releases.get(domain, body.embedding_model_id))
 
     @router.post("/collections/set-blue")
     def set_blue(body: CollectionRef) -> dict[str, Any]:
-        """Make a collection the serving one: one atomic alias call."""
+        """Make a collection the serving one: one atomic alias call; 409 if a build's gate is against it."""
         domain = chosen(rooms.domains, body.domain).name
-        return promote(
-            releases, rooms.queue, rooms.profiles, rooms.wake, domain, body.embedding_model_id
-        ).as_json()
+        return promote(rooms, domain, body.embedding_model_id, BY).as_json()
 
     @router.post("/collections/rollback")
     def roll_back(body: DomainRef) -> dict[str, Any]:
         """Make the collection serve again that was blue before."""
         domain = chosen(rooms.domains, body.domain).name
-        return rollback(releases, rooms.queue, rooms.profiles, rooms.wake, domain).as_json()
+        return rollback(rooms, domain, BY).as_json()
 
     @router.get("/collections/list")
     @router.get("/collections/queries/list")
@@ -166,38 +177,44 @@ def collections_router(rooms: Rooms) -> APIRouter:
 def _collection_objects(router: APIRouter, rooms: Rooms) -> None:
     """Add the routes for objects of a named collection."""
 
-    def target(body: CollectionRef) -> tuple[SearchDomain, str]:
+    def target(body: CollectionRef) -> tuple[SearchDomain, Release]:
         domain = chosen(rooms.domains, body.domain)
-        return domain, rooms.releases.get(domain.name, body.embedding_model_id).collection_id
+        return domain, rooms.releases.get(domain.name, body.embedding_model_id)
 
     @router.post("/collections/objects/insert")
     def insert(body: CollectionObjects) -> None:
         """Write new objects; 409 when one exists."""
-        domain, collection = target(body)
-        catalogue(rooms, domain).insert(collection, to_objects(body.objects, domain))
+        domain, release = target(body)
+        objects = to_objects(body.objects, domain.in_space(release.space))
+        catalogue(rooms, domain, release).insert(objects, release.space)
 
     @router.post("/collections/objects/upsert")
     def upsert(body: CollectionObjects) -> None:
-        """Write objects; ``shrink_parts`` false keeps stored parts that are not named."""
-        domain, collection = target(body)
-        catalogue(rooms, domain).upsert(collection, to_objects(body.objects, domain), body.shrink_parts)
+        """Write objects; ``shrink_parts`` false keeps stored parts that are not named.
+
+        409 for a collection that is kept in line with the one that serves: write there.
+        """
+        domain, release = target(body)
+        objects = to_objects(body.objects, domain.in_space(release.space))
+        catalogue(rooms, domain, release).upsert(objects, release.space, body.shrink_parts)
 
     @router.post("/collections/objects/delete")
     def delete(body: CollectionObjectIds) -> None:
         """Delete objects and every copy of them."""
-        domain, collection = target(body)
-        catalogue(rooms, domain).delete(collection, body.object_ids)
+        domain, release = target(body)
+        catalogue(rooms, domain, release).delete(body.object_ids)
 
     @router.post("/collections/objects/find-by-ids")
     def find_by_ids(body: CollectionObjectIds) -> list[dict[str, Any]]:
         """Return objects, and copies by their full name, with their vectors."""
-        _, collection = target(body)
-        return _found(rooms, collection, body.object_ids)
+        _, release = target(body)
+        return _found(rooms, release.collection_id, body.object_ids)
 
     @router.post("/collections/objects/find-similar")
     def find_similar(body: FindSimilar) -> list[dict[str, Any]]:
         """Return the nearest originals with their distance."""
-        domain, collection = target(body)
+        domain, release = target(body)
+        domain, collection = domain.in_space(release.space), release.collection_id
         query = checked_vectors([body.query_vector], domain, "query_vector")[0]
         hits, _ = rooms.vectors.search(
             collection, domain.search_index_info, query, body.limit, offset=body.offset or 0,
@@ -216,9 +233,12 @@ def search_of(rooms: Rooms) -> Search:
     return Search(rooms.vectors, rooms.clickstream, rooms.metrics, rooms.profiles, rooms.releases)
 
 
-def catalogue(rooms: Rooms, domain: SearchDomain) -> Catalogue:
-    """Return the writer of a domain's objects."""
-    return Catalogue(rooms.vectors, rooms.queue, rooms.wake, domain.name)
+def catalogue(rooms: Rooms, domain: SearchDomain, release: Release | None = None) -> Catalogue:
+    """Return the writer of a domain's objects, or of a release that was made by hand and does not serve."""
+    aside = None if release is None or release.blue else release
+    return Catalogue(
+        domain, rooms.vectors, rooms.queue, rooms.wake, rooms.releases, rooms.mirror, rooms.shaper, aside
+    )
 
 
 def _found(rooms: Rooms, collection: str, object_ids: Sequence[str]) -> list[dict[str, Any]]:

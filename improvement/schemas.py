@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -183,6 +182,11 @@ def checked_vectors(rows: list[list[float]], domain: SearchDomain, where: str) -
 def to_objects(bodies: list[ObjectBody], domain: SearchDomain) -> list[Object]:
     """Turn bodies into objects with vectors prepared for the domain; all texts are embedded at once.
 
+    Originals keep their texts, so that they can be embedded anew in another space.
+
+    Args:
+        domain: in the space of the collection that the objects are for.
+
     Raises:
         Invalid: naming the object and what is wrong with it.
     """
@@ -198,6 +202,7 @@ def to_objects(bodies: list[ObjectBody], domain: SearchDomain) -> list[Object]:
         averages = [i for i, part in enumerate(body.parts) if part.is_average]
         kept = [i for i in range(len(rows)) if i not in averages] or averages
         is_copy = body.user_id is not None
+        known = tuple(body.parts[i].text for i in [*kept, *averages])
         made = Object(
             object_id=body.object_id,
             parts=vectors[kept],
@@ -208,6 +213,7 @@ def to_objects(bodies: list[ObjectBody], domain: SearchDomain) -> list[Object]:
             user_id=body.user_id,
             original_id=(body.original_id or body.object_id) if is_copy else None,
             session_id=body.session_id,
+            texts=() if is_copy or not any(known) else known,
         )
         objects.append(with_revision(made))
     return objects
@@ -234,7 +240,9 @@ def with_revision(o: Object) -> Object:
     """Return the object with the digest of its content as its revision."""
     digest = hashlib.blake2b(np.ascontiguousarray(o.parts).tobytes(), digest_size=16)
     digest.update(b"" if o.average is None else o.average.tobytes())
-    described: Mapping[str, Any] = {"p": o.payload, "s": o.storage_meta, "i": o.part_ids, "d": o.parts.shape}
+    described: dict[str, Any] = {"p": o.payload, "s": o.storage_meta, "i": o.part_ids, "d": o.parts.shape}
+    if any(o.texts):  # of one that has none, the digest is what it was before texts were kept
+        described["t"] = o.texts
     digest.update(json.dumps(described, sort_keys=True).encode())
     return Object(**{**o.__dict__, "revision": digest.hexdigest()})
 

@@ -22,6 +22,7 @@ from improvement.profiles.store import ProfileStore
 from improvement.profiles.usable import unusable
 from improvement.releases import Releases
 from improvement.schemas import Asked, PayloadSearch, SimilaritySearch, SortBy, checked_vectors
+from improvement.served import Served, served
 from improvement.telemetry import Metrics
 from improvement.vectors import Hit, VectorStore, point_id
 
@@ -80,22 +81,36 @@ class Search:
         """Answer a similarity search; raises Invalid."""
         personalized = str(body.user_id is not None).lower()
         with self.metrics.searches.labels(domain.name, personalized).time():
-            query = self._query(domain, body)
+            serving, query = self._asked(domain, body)
             where = parse_filter(body.filter, point_id)
             offset, limit = body.offset or 0, body.limit
             session_id = body.session_id or (str(uuid.uuid4()) if body.create_session else None)
             towards = None
             if body.sort_by is not None:
-                found, more = self._sorted(domain, body, query, where, offset + limit)
+                found, more = self._sorted(serving, body, query, where, offset + limit)
             else:
-                towards = self._towards_profile(domain, body, query)
-                found, more = self._ranked(domain, body, query, towards, where, session_id)
+                towards = self._towards_profile(serving, body, query)
+                found, more = self._ranked(serving, body, query, towards, where, session_id)
         answer = self._answer(body, session_id, found, more) | {"meta": {"profile": towards is not None}}
         if body.create_session and session_id is not None:
             text = body.search_query if isinstance(body.search_query, str) else ""
-            vector = QueryVector(model_id=domain.encoder.model_id, vectors=(tuple(query.tolist()),))
+            space = serving.domain.encoder.model_id
+            vector = QueryVector(model_id=space, vectors=(tuple(query.tolist()),))
             self.register(domain, body, session_id, text, found, vector)
         return answer
+
+    def _asked(self, domain: SearchDomain, body: SimilaritySearch) -> tuple[Served, Vectors]:
+        """Return what serves, and the query in its space.
+
+        Embedding takes its time. Where another collection serves afterwards, that one is searched: the one
+        before may be about to be deleted.
+        """
+        serving = served(self.releases, domain)
+        while True:
+            query, before = self._query(serving.domain, body), serving
+            serving = served(self.releases, domain)
+            if serving.space == before.space:
+                return serving, query
 
     def _query(self, domain: SearchDomain, body: SimilaritySearch) -> Vectors:
         """Return the query's prepared vector, shape (D,)."""
@@ -107,16 +122,15 @@ class Search:
         embedded: Vectors = domain.embed([body.search_query])[0]
         return embedded
 
-    def _towards_profile(
-        self, domain: SearchDomain, body: SimilaritySearch, query: Vectors
-    ) -> Vectors | None:
+    def _towards_profile(self, serving: Served, body: SimilaritySearch, query: Vectors) -> Vectors | None:
         """Return the query as the user's profile turns it; None if that is not wanted or not possible."""
+        domain = serving.domain
         settings = domain.profiles
         weight = settings.search_weight if body.profile_weight is None else body.profile_weight
         if body.user_id is None or weight == 0:
             return None
         try:
-            space = self.releases.space(domain.name)
+            space = serving.space or self.releases.space(domain.name)
             if isinstance(body.search_query, str) and domain.encoder.model_id != space:
                 return None  # the text was embedded in another space
             profile = self.profiles.get(body.user_id, domain.name, space)
@@ -131,7 +145,7 @@ class Search:
 
     def _ranked(
         self,
-        domain: SearchDomain,
+        serving: Served,
         body: SimilaritySearch,
         query: Vectors,
         towards: Vectors | None,
@@ -139,19 +153,20 @@ class Search:
         session_id: str | None,
     ) -> tuple[list[Shown], bool]:
         """Rank by similarity, the best again by the profile; mix in the baseline when asked to explore."""
+        domain, collection = serving.domain, serving.collection
         info, offset, limit = domain.search_index_info, body.offset or 0, body.limit
         second: dict[str, Any] = {"rescore": towards, "rescored": domain.profiles.rescored}
         explore = body.exploration_ratio > 0 and body.user_id is not None
         if not explore:
             hits, more = self.vectors.search(
-                domain.name, info, query, limit, offset=offset, user_id=body.user_id, where=where,
+                collection, info, query, limit, offset=offset, user_id=body.user_id, where=where,
                 max_distance=body.max_distance, **second,
             )  # fmt: skip
             return [Shown(hit) for hit in hits], more
         end = offset + limit
         mine, baseline = (
             self.vectors.search(
-                domain.name, info, query, end + 1, user_id=user, where=where, max_distance=body.max_distance,
+                collection, info, query, end + 1, user_id=user, where=where, max_distance=body.max_distance,
                 **stage,
             )[0]
             for user, stage in ((body.user_id, second), (None, {}))
@@ -162,7 +177,7 @@ class Search:
 
     def _sorted(
         self,
-        domain: SearchDomain,
+        serving: Served,
         body: SimilaritySearch,
         query: Vectors,
         where: models.Filter | None,
@@ -172,8 +187,8 @@ class Search:
         if end > SORT_WINDOW:
             raise Invalid(f"offset + limit: expected at most {SORT_WINDOW} when sort_by is given, got {end}")
         hits, _ = self.vectors.search(
-            domain.name, domain.search_index_info, query, SORT_WINDOW, user_id=body.user_id, where=where,
-            max_distance=body.max_distance,
+            serving.collection, serving.domain.search_index_info, query, SORT_WINDOW, user_id=body.user_id,
+            where=where, max_distance=body.max_distance,
         )  # fmt: skip
         assert body.sort_by is not None
         ordered = by_field(hits, body.sort_by)

@@ -1,9 +1,10 @@
 """VectorStore: objects, personal copies and personalised search; the only file that speaks Qdrant points."""
 
+import base64
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from qdrant_client import models
@@ -25,6 +26,7 @@ LEFT_OUT = 16
 MAX_TIES = 1_000
 
 PARTS, AVERAGE = "parts", "average"
+_REVISIONS = ["object_id", "revision", "given"]
 _BASE = models.IsEmptyCondition(is_empty=models.PayloadField(key="user_id"))
 
 
@@ -101,6 +103,13 @@ class CopyRef:
     revision: str
 
 
+class Revision(NamedTuple):
+    """What an original was made from: as its collection holds it, and as it was given."""
+
+    revision: str
+    given: str
+
+
 class VectorStore:
     """Objects and copies of the collections behind one client (a server, or Qdrant Edge)."""
 
@@ -128,10 +137,40 @@ class VectorStore:
                 found[(record.payload or {})["object_id"]] = mean
         return found
 
-    def revisions(self, collection: str, object_ids: Iterable[str]) -> dict[str, str]:
+    def revisions(self, collection: str, object_ids: Iterable[str]) -> dict[str, Revision]:
         """Return the revisions of those of these originals that exist, without fetching vectors."""
-        records = self._retrieve(collection, map(point_id, set(object_ids)), ["object_id", "revision"], False)
-        return {r.payload["object_id"]: r.payload["revision"] for r in records if r.payload}
+        records = self._retrieve(collection, map(point_id, set(object_ids)), _REVISIONS, False)
+        return dict(_revision(r) for r in records)
+
+    def page(self, collection: str, limit: int, after: str | None = None) -> tuple[list[Object], str | None]:
+        """Return a page of the originals, whole, in the order of their points, and where the next one starts.
+
+        Args:
+            limit: most objects, >= 1.
+            after: what the page before returned; None for the first page. What is written meanwhile is on a
+                later page or on none.
+
+        Returns:
+            The objects, and None instead of a place behind the last page.
+        """
+        records, following = self._scrolled(collection, limit, after, True, [PARTS, AVERAGE])
+        return [_object(r) for r in records], following
+
+    def revision_page(
+        self, collection: str, limit: int, after: str | None = None
+    ) -> tuple[dict[str, Revision], str | None]:
+        """Return a page of the originals' revisions, as `page` does."""
+        records, following = self._scrolled(collection, limit, after, _REVISIONS, False)
+        return dict(_revision(r) for r in records), following
+
+    def _scrolled(
+        self, collection: str, limit: int, after: str | None, with_payload: Any, with_vectors: Any
+    ) -> tuple[list[models.Record], str | None]:
+        records, following = self._client.scroll(
+            collection, scroll_filter=models.Filter(must=[_BASE]), limit=limit, offset=after,
+            with_payload=with_payload, with_vectors=with_vectors,
+        )  # fmt: skip
+        return records, None if following is None else str(following)
 
     def named(self, collection: str, object_ids: Sequence[str]) -> list[Object]:
         """Return everything whose ``object_id`` is one of these: originals, and copies by their full name."""
@@ -377,6 +416,10 @@ class VectorStore:
         visible = _visible(None, where)
         return self._client.count(collection, count_filter=visible, exact=True).count
 
+    def total(self, collection: str) -> int:
+        """Return how many points there are: originals and copies."""
+        return self._client.count(collection, exact=True).count
+
     def _retrieve(
         self, collection: str, ids: Iterable[str], with_payload: Any, with_vectors: Any
     ) -> Iterable[models.Record]:
@@ -444,6 +487,12 @@ def _point(o: Object) -> models.PointStruct:
         identity = point_id(o.original_id, o.user_id)
     else:
         identity = point_id(o.object_id)
+    if o.texts:
+        payload["texts"] = list(o.texts)
+    if o.given is not None:
+        payload["given"] = o.given
+    if o.raw is not None:  # exact, and never compared: no vector of the collection's
+        payload["raw"] = base64.b64encode(np.ascontiguousarray(o.raw, "<f4").tobytes()).decode()
     vectors = {PARTS: o.parts.tolist(), AVERAGE: o.mean.tolist()}
     return models.PointStruct.model_construct(id=identity, vector=vectors, payload=payload)
 
@@ -451,18 +500,31 @@ def _point(o: Object) -> models.PointStruct:
 def _object(record: models.Record) -> Object:
     payload: Mapping[str, Any] = record.payload or {}
     vectors: Any = record.vector
+    parts = np.asarray(vectors[PARTS], dtype=np.float32)
+    raw = payload.get("raw")
+    mean, has_average = np.asarray(vectors[AVERAGE], dtype=np.float32), payload["has_average"]
     return Object(
         object_id=payload["object_id"],
-        parts=np.asarray(vectors[PARTS], dtype=np.float32),
+        parts=parts,
         part_ids=tuple(payload["part_ids"]),
-        average=np.asarray(vectors[AVERAGE], dtype=np.float32) if payload["has_average"] else None,
+        average=mean if has_average else None,
         payload=payload["payload"],
         storage_meta=payload["storage_meta"],
         user_id=payload.get("user_id"),
         original_id=payload.get("original_id"),
         session_id=payload.get("session_id"),
         revision=payload["revision"],
+        texts=tuple(payload.get("texts", ())),
+        raw=None if raw is None else np.frombuffer(base64.b64decode(raw), "<f4").reshape(-1, parts.shape[1]),
+        given=payload.get("given"),
+        centre=mean if not has_average and len(parts) > 1 else None,
     )
+
+
+def _revision(record: models.Record) -> tuple[str, Revision]:
+    payload: Mapping[str, Any] = record.payload or {}
+    revision = payload["revision"]
+    return payload["object_id"], Revision(revision, payload.get("given") or revision)
 
 
 def _object_id(point: models.ScoredPoint) -> str:

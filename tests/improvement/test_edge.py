@@ -878,3 +878,23 @@ def test_without_the_extra_only_making_a_client_fails(tmp_path: Path) -> None:
         in failed.stderr
     )
     assert os.listdir(tmp_path) == []
+
+
+def test_a_collection_is_deleted_as_soon_as_no_other_thread_is_on_its_way_into_it(edge: EdgeClient) -> None:
+    edge.create_collection("new", vectors_config=space())
+    held = edge._collections["new"]
+    closed, asked = held.shard.close, []
+
+    class Borrowed:
+        """The engine's shard as another thread's call has it: twice it cannot be closed."""
+
+        def close(self) -> None:
+            asked.append(1)
+            if len(asked) < 3:
+                raise RuntimeError("Already borrowed")
+            closed()
+
+    held.shard = Borrowed()
+    assert edge.delete_collection("new")
+    assert len(asked) == 3
+    assert not held.folder.exists()
