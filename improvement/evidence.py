@@ -48,6 +48,8 @@ EVENT_WEIGHTS: Mapping[str, float] = MappingProxyType(
 )
 #: Seconds in a day.
 DAY = 86_400
+#: Seconds after its start in which an event belongs to a session's normal course.
+GOING_ON = 3_600
 #: Largest weight of one event, either way: far beyond what any saturation tells apart.
 MAX_WEIGHT = 1e6
 #: Steps in which age is counted, per half-life: a copy is made again when its evidence enters another step.

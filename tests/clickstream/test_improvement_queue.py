@@ -216,3 +216,73 @@ def test_a_line_erased_and_queued_again_meanwhile_stays_pending(queue: Improveme
     queue.enqueue_rebuild([ANN])
     queue.finish(claim, {e: Outcome(Status.DONE, keep=keep) for e in done(claim)})
     assert queue.counts() == {"pending": 2, "done": 0, "skipped": 0, "failed": 0}
+
+
+def test_a_claim_may_be_of_some_domains_and_is_of_what_is_most_urgent_in_them(queue: ImprovementQueue):
+    for n in range(30):
+        queue.enqueue([request(f"s{n}", Owner(f"d{n % 3}", f"u{n}"), priority=n // 10)])
+
+    def first(limit: int, domains: list[str] | None) -> set[str | None]:
+        claim = queue.claim(limit, 60, domains)
+        queue.give_back(claim)
+        return claimed(claim)
+
+    wanted = [f"s{n}" for n in range(30) if n % 3 != 1]
+    assert first(100, ["d0", "d2"]) == set(wanted)
+    assert first(7, ["d0", "d2"]) == set(wanted[:7])
+    assert first(7, ["d2", "nowhere", "d0", "d2"]) == set(wanted[:7])
+    assert first(100, []) == first(100, ["nowhere"]) == set()
+    assert first(100, None) == {f"s{n}" for n in range(30)}
+    assert claimed(queue.claim(5, 60, ["d0"])) == {"s0", "s3", "s6", "s9", "s12"}
+    assert first(3, ["d0"]) == {"s15", "s18", "s21"}, "whom nobody holds"
+
+
+def test_who_is_put_off_goes_behind_everybody_until_asked_for_again(queue: ImprovementQueue, clock: Clock):
+    users = [Owner("d", f"u{n}") for n in range(3)]
+    for owner in users:
+        clock.now += 1
+        queue.enqueue([request(f"of {owner.user_id}", owner)])
+    queue.enqueue_rebuild(users[:1])
+    claim = queue.claim(1, 60)
+    assert list(claim.entries) == users[:1]
+    queue.put_off(claim, users[:1])
+    queue.give_back(claim)
+    order = []
+    for _ in users:
+        held = queue.claim(1, 60)
+        order += list(held.entries)
+    assert order == [users[1], users[2], users[0]]
+    queue._leases.delete_many({})
+    queue.requeue(["of u0"])
+    assert list(queue.claim(1, 60).entries) == users[:1]
+
+
+def test_a_worker_holds_a_user_until_it_gives_them_back(queue: ImprovementQueue):
+    queue.enqueue([request("s")])
+    assert queue.held([ANN, BOB]) == set()
+    claim = queue.claim(10, 60)
+    assert queue.held([ANN, BOB]) == {ANN}
+    queue.finish(claim, done(claim))
+    assert queue.held([ANN, BOB]) == queue.held([]) == set()
+
+
+def test_queueing_again_can_leave_alone_what_failed(queue: ImprovementQueue):
+    outcomes = {"s1": Status.DONE, "s2": Status.SKIPPED, "s3": Status.FAILED}
+    queue.enqueue([request(session_id) for session_id in outcomes])
+    claim = queue.claim(10, 60)
+    queue.finish(claim, {f"session:{s}": Outcome(status) for s, status in outcomes.items()})
+    queue.requeue([*outcomes, "never queued"], failed=False)
+    assert queue.counts() == {"pending": 2, "done": 0, "skipped": 0, "failed": 1}
+    queue.requeue(outcomes)
+    assert queue.counts()["pending"] == 3
+
+
+def test_how_far_a_job_has_come_is_remembered_beside_its_tick(queue: ImprovementQueue, clock: Clock):
+    assert queue.reached("sweep") is None
+    assert queue.take_tick("sweep", 60)
+    assert queue.reached("sweep") is None
+    queue.reach("sweep", 12.5)
+    assert queue.reached("sweep") == 12.5
+    clock.now += 61
+    assert queue.take_tick("sweep", 60)
+    assert (queue.reached("sweep"), queue.reached("another")) == (12.5, None)

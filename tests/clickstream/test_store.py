@@ -338,3 +338,35 @@ def test_two_processes_registering_the_same_leave_it_once(
     sessions = store.sessions([f"s{i}" for i in range(30)])
     assert len(sessions) == 30
     assert all(len(s.events) == 1 and len(s.search_results) == 1 for s in sessions)
+
+
+def test_history_leaves_out_who_is_erased_while_it_is_walked(
+    store: ClickstreamStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("clickstream.store.HISTORY_PAGE", 2)
+    for number in range(6):
+        store.register(make_session(f"s{number}", f"u{number % 2}", ["a"], domain="shop"))
+    walked = store.history("shop", limit=10)
+    first = next(walked)
+    assert first.user_id is not None
+    store.erase("u0" if first.user_id == "u1" else "u1")
+    later = [session.user_id for session in walked]
+    assert set(later[1:]) == {first.user_id}
+
+
+def test_sessions_are_walked_in_the_order_they_came_and_the_end_is_left_out(database: Database[Any]):
+    clock = Clock()
+    start = clock.now
+    store = ClickstreamStore(database, clock)
+    store.ensure_indexes()
+    for second in range(115):
+        clock.now = start + second
+        made = [make_session(f"s{second:03}{end}", "ann", ["o1"], domain="d") for end in "ab"]
+        made.append(make_session(f"other {second}", "ann", ["o1"], domain="other"))
+        store.register_many([(session, None) for session in made])
+    pages = list(store.registered("d", start + 10, start + 101))
+    assert [len(page) for page in pages] == [100, 82]
+    walked = [one for page in pages for one in page]
+    assert walked == [(f"s{n:03}{end}", start + n) for n in range(10, 101) for end in "ab"]
+    assert list(store.registered("d", start + 1_000, start + 2_000)) == []
+    assert list(store.registered("d", start + 2, start)) == []
