@@ -8,9 +8,11 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from heapq import merge
+from itertools import islice
 from typing import Any
 
 from pymongo import ASCENDING, DeleteOne, UpdateOne
@@ -20,6 +22,12 @@ from clickstream.store import Document, insert_new
 
 #: Characters kept of a reason: enough for a person, bounded for the store.
 MAX_REASON = 1_000
+#: Which pending entries go first, as an index has them.
+ORDER = [("priority", ASCENDING), ("queued_at", ASCENDING)]
+#: Priority of what was put off: behind everything else.
+LAST = 1_000_000
+#: Entries named in one request; SecantusDB's ``$in`` takes the square of their number.
+NAMED = 100
 
 
 class Status(StrEnum):
@@ -119,7 +127,8 @@ class ImprovementQueue:
 
     def ensure_indexes(self) -> None:
         """Create the indexes; safe to repeat and to run from several processes."""
-        self._entries.create_index([("status", ASCENDING), ("priority", ASCENDING), ("queued_at", ASCENDING)])
+        self._entries.create_index([("status", ASCENDING), *ORDER])
+        self._entries.create_index([("status", ASCENDING), ("domain", ASCENDING), *ORDER])
         self._entries.create_index([("owner_key", ASCENDING), ("status", ASCENDING)])
         self._entries.create_index("user_id")
         self._leases.create_index("until")
@@ -155,17 +164,23 @@ class ImprovementQueue:
             ]
         )
 
-    def requeue(self, session_ids: Iterable[str]) -> None:
-        """Queue sessions again because they changed; those never queued stay out; one round trip."""
+    def requeue(self, session_ids: Iterable[str], *, failed: bool = True) -> None:
+        """Queue sessions again because they changed; those never queued stay out; one round trip.
+
+        Args:
+            failed: also those that failed; what kills workers is better left alone.
+        """
+        these: Document = {"_id": {"$in": [f"session:{session_id}" for session_id in session_ids]}}
         self._entries.update_many(
-            {"_id": {"$in": [f"session:{session_id}" for session_id in session_ids]}},
+            these if failed else these | {"status": {"$ne": Status.FAILED}},
             {
                 "$set": {
                     "status": Status.PENDING,
                     "reason": None,
                     "attempts": 0,
                     "generation": uuid.uuid4().hex,
-                }
+                },
+                "$min": {"priority": 1},  # it may have been put off when it was queued before
             },
         )
 
@@ -193,21 +208,21 @@ class ImprovementQueue:
         if updates:  # a duplicate key says: queued already, and unchanged since
             insert_new(lambda: self._entries.bulk_write(updates, ordered=False))
 
-    def claim(self, limit: int, lease_seconds: float) -> Claim:
+    def claim(self, limit: int, lease_seconds: float, domains: Collection[str] | None = None) -> Claim:
         """Take up to ``limit`` pending entries' users, most urgent first; a constant number of round trips.
 
         A user is held by one worker at a time; a lease that expired is taken over. All pending entries of a
         claimed user come along, whatever the limit.
+
+        Args:
+            domains: those that are worked on, one more round trip each; None is all, also unknown ones. (Were
+                those named that are not, each claim would walk over everything that waits in them.)
         """
         now = self._clock()
         token = uuid.uuid4().hex
-        order = [("priority", ASCENDING), ("queued_at", ASCENDING)]
         self._leases.delete_many({"until": {"$lt": now}})
         held = [lease["_id"] for lease in self._leases.find({}, {"_id": 1})]
-        waiting = {"status": Status.PENDING, "owner_key": {"$nin": held}}
-        keys = {
-            d["owner_key"] for d in self._entries.find(waiting, {"owner_key": 1}).sort(order).limit(limit)
-        }
+        keys = self._first(limit, held) if domains is None else self._first_in(domains, limit, set(held))
         claim = Claim(token, now + lease_seconds)
         if not keys:
             return claim
@@ -217,10 +232,28 @@ class ImprovementQueue:
         pending = {"owner_key": {"$in": mine}, "status": Status.PENDING}
         self._entries.update_many(pending, {"$inc": {"attempts": 1}})
         entries: dict[Owner, list[Entry]] = {}
-        for document in self._entries.find(pending).sort(order):
+        for document in self._entries.find(pending).sort(ORDER):
             entry = _entry(document)
             entries.setdefault(entry.owner, []).append(entry)
         return Claim(token, claim.until, entries)
+
+    def _first(self, limit: int, held: Sequence[str]) -> set[str]:
+        """Return the keys of the owners whose entries go first and whom nobody holds."""
+        waiting = {"status": Status.PENDING, "owner_key": {"$nin": held}}
+        return {
+            d["owner_key"] for d in self._entries.find(waiting, {"owner_key": 1}).sort(ORDER).limit(limit)
+        }
+
+    def _first_in(self, domains: Iterable[str], limit: int, held: Collection[str]) -> set[str]:
+        """The same, of some domains alone."""
+        shown = {"owner_key": 1, **{name: 1 for name, _ in ORDER}}
+        found: list[list[Document]] = []
+        for domain in set(domains):
+            # two equalities and nothing else: with `$nin` SecantusDB reads what waits in every domain
+            with self._entries.find({"status": Status.PENDING, "domain": domain}, shown).sort(ORDER) as every:
+                found.append(list(islice((d for d in every if d["owner_key"] not in held), limit)))
+        first = merge(*found, key=lambda d: tuple(d[name] for name, _ in ORDER))
+        return {d["owner_key"] for d in islice(first, limit)}
 
     def renew(self, claim: Claim, lease_seconds: float) -> set[str]:
         """Extend the claim's leases; return the owner keys that are still held."""
@@ -256,6 +289,18 @@ class ImprovementQueue:
         pending = {"_id": {"$in": entries}, "status": Status.PENDING, "attempts": {"$gt": 0}}
         self._entries.update_many(pending, {"$inc": {"attempts": -1}})
 
+    def put_off(self, claim: Claim, owners: Iterable[Owner]) -> None:
+        """Let everybody else go before these users: what stops them may last."""
+        entries = [entry.entry_id for owner in owners for entry in claim.entries[owner]]
+        for start in range(0, len(entries), NAMED):
+            pending = {"_id": {"$in": entries[start : start + NAMED]}, "status": Status.PENDING}
+            self._entries.update_many(pending, {"$set": {"priority": LAST}})
+
+    def held(self, owners: Iterable[Owner]) -> set[Owner]:
+        """Return those of these users whom a worker holds now, or held when it died; one round trip."""
+        keys = {owner.key: owner for owner in owners}
+        return {keys[lease["_id"]] for lease in self._leases.find({"_id": {"$in": list(keys)}}, {"_id": 1})}
+
     def taught_by(self, owners: Iterable[Owner]) -> dict[Owner, list[str]]:
         """Return every session queued for these users that has not failed: their evidence; one round trip."""
         keys = {owner.key: owner for owner in owners}
@@ -271,6 +316,11 @@ class ImprovementQueue:
         """Return every user of a domain that ever had a session queued."""
         users = self._entries.distinct("user_id", {"domain": domain})
         return [Owner(domain, user_id) for user_id in users if user_id is not None]
+
+    def rebuilding(self, domain: str) -> set[str]:
+        """Return the owner keys of a domain whose "rebuild all copies" is pending."""
+        waiting = {"status": Status.PENDING, "domain": domain, "session_id": None}
+        return {entry["owner_key"] for entry in self._entries.find(waiting, {"owner_key": 1})}
 
     def erase(self, user_id: str) -> int:
         """Delete a user's lines in every domain; return of how many sessions there was one."""
@@ -299,6 +349,16 @@ class ImprovementQueue:
         )
         due = {"_id": name, "next_at": {"$lte": now}}
         return self._ticks.update_one(due, {"$set": {"next_at": now + interval}}).modified_count == 1
+
+    def reached(self, name: str) -> float | None:
+        """Return how far a job has come, as it said last; None before it said anything."""
+        found = self._ticks.find_one({"_id": name}, {"reached": 1}) or {}
+        reached: float | None = found.get("reached")
+        return reached
+
+    def reach(self, name: str, value: float) -> None:
+        """Note how far a job has come; whoever does it next goes on from there."""
+        self._ticks.update_one({"_id": name}, {"$set": {"reached": value}})
 
     def hurry(self, name: str, seconds: float = 0.0) -> None:
         """Have a job's next tick come in that many seconds, unless it comes earlier anyway."""

@@ -144,6 +144,9 @@ def personal_copies(
             original_id=object_id,
             session_id=latest[user_id, object_id],
             revision=wanted[user_id, object_id],
+            texts=(),
+            raw=None,
+            given=None,
         )
         for (user_id, object_id), parts, average in zip(batch.keys, made, averages, strict=True)
     ]

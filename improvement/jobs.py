@@ -4,33 +4,32 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import structlog
 
 from clickstream.improvement_queue import Claim, Entry, Outcome, Owner, Request, Status
-from clickstream.records import QueryVector, RegisteredSession
-from clickstream.store import ClickstreamStore
-from improvement.copies import Key, UsableSession, improvement_input, personal_copies, revisions
+from improvement.copies import UsableSession
 from improvement.domain import SearchDomain
-from improvement.evidence import happened_at
+from improvement.green.watch import watch_promotion
 from improvement.improver import Improver
-from improvement.inputs import ImprovementInput
-from improvement.objects import Object, Vectors
+from improvement.lessons import Lessons, read_lessons
 from improvement.periodic import (
     each_domain,
     refresh_popularity,
     refresh_propensities,
+    repair_followers,
+    sweep_expired,
     update_profiles,
     uses_propensities,
 )
 from improvement.profiles.searched import searched
 from improvement.promotion import rebuild_all
-from improvement.vectors import CopyRef
+from improvement.quality.audit import audit_quality
+from improvement.queries import Queries, queries_of
+from improvement.releases import World
+from improvement.renewal import Renewed, renew_copies
 
 log = structlog.get_logger()
 
-#: Copies adjusted at once; bounds the memory of a batch.
-ADJUST_ROWS = 4_096
 #: Rounds in a row in which everything claimed was overtaken, after which the next tick goes on.
 VAIN_ROUNDS = 5
 #: Idle sessions looked at in one sweep.
@@ -44,23 +43,36 @@ class Improved(NamedTuple):
     ended: int
 
 
+class _Ended(NamedTuple):
+    """How entries of a domain ended, and whether the others are to wait: a follower's store failed."""
+
+    outcomes: Mapping[str, Outcome]
+    wait: bool = False
+
+
 def improve_users(rooms: Improver, limit: int) -> Improved:
     """Claim up to ``limit`` queued sessions, improve their users' copies, and write every outcome.
 
-    Claimed but not ended are those that somebody changed meanwhile; they stay pending.
+    Copies are made in every collection of the domain's world. Claimed but not ended are those that somebody
+    changed meanwhile; they stay pending. Domains that learn nothing now are left alone.
     """
     started = time.perf_counter()
-    claim = rooms.queue.claim(limit, rooms.lease_seconds)
+    frozen = rooms.learning.frozen(rooms.domains)
+    claim = rooms.queue.claim(limit, rooms.lease_seconds, rooms.domains.keys() - frozen if frozen else None)
     if not claim.entries:
         rooms.queue.give_back(claim)  # another worker may have ended what we hold the leases for
         return Improved(0, 0)
     outcomes: dict[str, Outcome] = {}
+    waiting: list[Owner] = []
     try:
         for name in sorted({owner.domain for owner in claim.entries}):
             entries = {owner: of for owner, of in claim.entries.items() if owner.domain == name}
-            outcomes |= _improve_domain(rooms, claim, name, entries)
+            ended = _improve_domain(rooms, claim, name, entries)
+            outcomes |= ended.outcomes
+            waiting += entries if ended.wait else ()
         unfinished = [o for o, of in claim.entries.items() if any(e.entry_id not in outcomes for e in of)]
         rooms.queue.forgive(claim, unfinished)
+        rooms.queue.put_off(claim, waiting)
         rooms.queue.finish(claim, outcomes)
     except Exception:  # a store failed: no session is to blame
         rooms.queue.forgive(claim, claim.entries)
@@ -78,217 +90,93 @@ def improve_users(rooms: Improver, limit: int) -> Improved:
 
 def _improve_domain(
     rooms: Improver, claim: Claim, name: str, entries: Mapping[Owner, Sequence[Entry]]
-) -> dict[str, Outcome]:
-    """Bring the copies of these users in line with their evidence."""
-    pending = {entry.session_id: entry for of in entries.values() for entry in of if entry.session_id}
+) -> _Ended:
+    """Bring the copies of these users in line with their evidence, in every collection of the domain."""
     domain = rooms.domains.get(name)
     if domain is None:
         unknown = Outcome(Status.FAILED, f"domain {name!r} is not configured")
-        return {entry.entry_id: unknown for of in entries.values() for entry in of}
-    usable, verdicts, forgotten = _select(rooms, domain, entries, pending)
-    queries = _query_vectors(rooms.clickstream, domain, [one.session for one in usable], verdicts)
-    blue = rooms.releases.blue(name).collection_id
-    shown = {o for one in usable if one.session.session_id in queries for o in one.weights}
-    originals = rooms.vectors.find(blue, shown)
-    inputs = _inputs(domain, usable, queries, originals, verdicts)
-    users = [owner.user_id for owner in entries if owner.user_id is not None]
-    held = rooms.vectors.copies(blue, users) if users else []
-    copies, stale, broken = _changes(domain, inputs, originals, held)
-    for one in usable:  # evidence that cannot be read just now must not look like evidence taken back
-        verdict = verdicts.get(one.session.session_id)
-        if verdict and verdict.status is Status.FAILED and one.session.session_id not in pending:
-            broken.setdefault(one.session.user_id, verdict)
+        return _Ended({entry.entry_id: unknown for of in entries.values() for entry in of})
+    domain = domain.at_rate(rooms.learning.of(name).rate)
+    propensities = rooms.propensities.get(name) if uses_propensities(domain) else ()
+    lessons = read_lessons(rooms, domain, entries, propensities)
+    world = rooms.releases.world(name)
+    here = domain.in_space(world.blue.space)
+    queries = queries_of(here, [one.session for one in lessons.teaching])
+    rooms.clickstream.save_query_vectors(queries.embedded)
+    try:
+        blue = renew_copies(rooms, claim, world.blue, here, lessons, queries)
+    except Exception:
+        if rooms.releases.serving(name).collection_id == world.blue.collection_id:
+            raise
+        return _Ended({})  # it serves no more, and may be gone: they all wait for what does
+    overtaken, behind = _follow(rooms, claim, domain, world, lessons, queries, blue)
 
     still_held = rooms.queue.renew(claim, rooms.lease_seconds)
-    lost = {owner.user_id for owner in entries if owner.key not in still_held}
-    rooms.vectors.upsert(blue, [copy for copy in copies if copy.user_id not in lost])
-    rooms.vectors.delete_copies(blue, [copy for copy in stale if copy.user_id not in lost | broken.keys()])
-    lost |= _overtaken(rooms, name, blue, originals, copies)
-    _forget(rooms, name, [owner.user_id for owner in forgotten if owner.user_id and owner.key in still_held])
-    _update_profiles(rooms, domain, usable, [owner.user_id for owner in entries if owner.key in still_held])
+    _forget(rooms, name, [o.user_id for o in lessons.forgotten if o.user_id and o.key in still_held])
+    _update_profiles(rooms, domain, lessons.usable, [o.user_id for o in entries if o.key in still_held])
     still_held = rooms.queue.renew(claim, rooms.lease_seconds)
     # Whoever took these over while we wrote may have read newer evidence and been overwritten.
     rooms.queue.enqueue_rebuild(owner for owner in entries if owner.user_id and owner.key not in still_held)
-    log.info("users improved", domain=name, users=len(users), copies=len(copies), removed=len(stale))
-    rooms.metrics.copies.labels(name, "written").inc(len(copies))
-    rooms.metrics.copies.labels(name, "deleted").inc(len(stale))
+    log.info(
+        "users improved", domain=name, users=len(lessons.users), copies=blue.written, removed=blue.deleted,
+        followers=len(world.followers),
+    )  # fmt: skip
 
-    # The lost stay pending: whoever holds them now, or the next claim, does them again.
-    kept = {owner: of for owner, of in entries.items() if owner.user_id not in lost}
-    return {
-        entry.entry_id: verdicts.get(entry.session_id or "")
-        or broken.get(owner.user_id)
-        or Outcome(Status.DONE, keep=owner not in forgotten)
+    # The overtaken stay pending: whoever holds them now, or the next claim, does them again.
+    kept = {owner: of for owner, of in entries.items() if owner.user_id not in overtaken}
+    outcomes = {
+        entry.entry_id: blue.verdicts.get(entry.session_id or "")
+        or blue.broken.get(owner.user_id)
+        or Outcome(Status.DONE, keep=owner not in lessons.forgotten)
         for owner, of in kept.items()
         for entry in of
     }
+    return _Ended(outcomes, behind)
 
 
-def _select(
+def _follow(
     rooms: Improver,
+    claim: Claim,
     domain: SearchDomain,
-    entries: Mapping[Owner, Sequence[Entry]],
-    pending: Mapping[str, Entry],
-) -> tuple[list[UsableSession], dict[str, Outcome], set[Owner]]:
-    """Read all that these users were ever shown.
+    world: World,
+    lessons: Lessons,
+    queries: Queries,
+    blue: Renewed,
+) -> tuple[set[str | None], bool]:
+    """Make the copies of the collections that follow the blue one, whose verdicts stand whatever fails here.
 
     Returns:
-        What teaches, oldest first; why the rest does not; and the users of whom no session is left, perhaps
-        because they were erased. A line about what is gone is not kept, for it names its user: a sweeper that
-        read the session before the erasure queues it after.
+        The users who must be done again, in any collection, and whether that is for a store that failed.
     """
-    exhausted = {s for s, entry in pending.items() if entry.attempts > rooms.max_attempts}
-    taught = rooms.queue.taught_by(owner for owner in entries if owner.user_id is not None)
-    wanted = {s for of in taught.values() for s in of} | set(pending)
-    sessions = rooms.clickstream.sessions(wanted - exhausted)
-    verdicts = {s: Outcome(Status.FAILED, f"given up after {rooms.max_attempts} attempts") for s in exhausted}
-    known = exhausted | {session.session_id for session in sessions}
-    for session_id in pending.keys() - known:
-        verdicts[session_id] = Outcome(Status.FAILED, "session not found", keep=False)
-    forgotten = {owner for owner, of in taught.items() if not known.intersection(of)}
-    propensities = rooms.propensities.get(domain.name) if uses_propensities(domain) else ()
-    usable = []
-    for session in sorted(sessions, key=lambda s: (happened_at(s), s.session_id)):
+    overtaken, lessons = set(blue.overtaken), lessons.after(blue.verdicts)
+    written, lost = {world.blue.collection_id}, set()
+    known = {domain.in_space(world.blue.space).encoder.model_id: queries}
+    for release in world.followers:
+        here = domain.in_space(release.space)
+        space = here.encoder.model_id
         try:
-            selection = domain.selector.select(session)
-            weights = domain.evidence.of(session, propensities) if selection.usable else {}
-            if weights:
-                usable.append(UsableSession(session, weights))
-            else:
-                reason = selection.reason or "no event that the domain's evidence weighs"
-                verdicts[session.session_id] = Outcome(Status.SKIPPED, reason)
-        except Exception as error:  # plugin code: one session's trouble stays its own
-            verdicts[session.session_id] = _failed(error)
-    return usable, verdicts, forgotten
-
-
-def _query_vectors(
-    clickstream: ClickstreamStore,
-    domain: SearchDomain,
-    sessions: Iterable[RegisteredSession],
-    verdicts: dict[str, Outcome],
-) -> dict[str, Vectors]:
-    """Return each session's prepared query vectors (M, D), embedding at once what is not known yet."""
-    space = domain.encoder.model_id
-    queries: dict[str, Vectors] = {}
-    texts: dict[str, str] = {}
-    for session in sessions:
-        vector = session.query_vector
-        if vector is not None and vector.model_id == space:
-            queries[session.session_id] = np.asarray(vector.vectors, dtype=np.float32)
-        elif session.search_query:
-            texts[session.session_id] = session.search_query
-        else:
-            reason = (
-                "it has no query text" if vector is None else f"its query is a vector of {vector.model_id!r}"
-            )
-            verdicts[session.session_id] = Outcome(Status.SKIPPED, f"no query vector: {reason}")
-    encoded = _encode(domain, texts, verdicts)
-    clickstream.save_query_vectors(
-        {i: QueryVector(model_id=space, vectors=(tuple(row.tolist()),)) for i, row in encoded.items()}
-    )
-    return queries | {session_id: row[None, :] for session_id, row in encoded.items()}
-
-
-def _encode(
-    domain: SearchDomain, texts: Mapping[str, str], verdicts: dict[str, Outcome]
-) -> dict[str, Vectors]:
-    """Embed all texts at once, or one by one when that fails, so that one bad text fails alone."""
-    if not texts:
-        return {}
-    try:
-        return dict(zip(texts, domain.embed(list(texts.values())), strict=True))
-    except Exception:
-        encoded = {}
-        for session_id, text in texts.items():
-            try:
-                encoded[session_id] = domain.embed([text])[0]
-            except Exception as error:
-                verdicts[session_id] = _failed(error)
-        return encoded
-
-
-def _inputs(
-    domain: SearchDomain,
-    sessions: Sequence[UsableSession],
-    queries: Mapping[str, Vectors],
-    originals: Mapping[str, Object],
-    verdicts: dict[str, Outcome],
-) -> list[ImprovementInput]:
-    """Return what each session that can be compared says, weighed by its age beside its user's latest."""
-    latest: dict[str | None, float] = {}
-    for one in sessions:
-        user = one.session.user_id
-        latest[user] = max(latest.get(user, 0.0), happened_at(one.session))
-    inputs = []
-    for one in sessions:
-        query = queries.get(one.session.session_id)
-        if query is None:
+            if space not in known:  # not remembered: sessions remember their query in the serving space
+                known[space] = queries_of(here, [one.session for one in lessons.teaching])
+            renewed = renew_copies(rooms, claim, release, here, lessons, known[space], blue.broken)
+        except Exception as error:  # a store failed, and the blue copies are made
+            log.error(
+                "follower not improved", domain=domain.name, collection=release.collection_id,
+                error=repr(error)[:2_000],
+            )  # fmt: skip
+            lost.add(release.collection_id)
             continue
-        try:
-            decay = domain.evidence.decay(latest[one.session.user_id] - happened_at(one.session))
-            inputs.append(
-                improvement_input(one, query, originals, domain.search_index_info.dimensions, decay)
-            )
-        except ValueError as error:
-            verdicts[one.session.session_id] = Outcome(Status.SKIPPED, str(error))
-        except Exception as error:  # plugin code again
-            verdicts[one.session.session_id] = _failed(error)
-    return inputs
-
-
-def _changes(
-    domain: SearchDomain,
-    inputs: Sequence[ImprovementInput],
-    originals: Mapping[str, Object],
-    held: Iterable[CopyRef],
-) -> tuple[list[Object], list[CopyRef], dict[str | None, Outcome]]:
-    """Return the copies to write, those to delete, and the users whose adjustment failed."""
-    wanted = revisions(inputs, originals, domain)
-    stored: dict[Key, str] = {(copy.user_id, copy.original_id): copy.revision for copy in held}
-    changed = {key: revision for key, revision in wanted.items() if stored.get(key) != revision}
-    stale = [copy for copy in held if (copy.user_id, copy.original_id) not in wanted]
-    keys = list(changed)
-    copies: list[Object] = []
-    broken: dict[str | None, Outcome] = {}
-    for start in range(0, len(keys), ADJUST_ROWS):
-        chunk = {key: changed[key] for key in keys[start : start + ADJUST_ROWS]}
-        try:
-            copies += personal_copies(_about(inputs, chunk), originals, chunk, domain)
-        except Exception:  # find out whose: the others must not suffer
-            for user in {user for user, _ in chunk}:
-                mine = {key: revision for key, revision in chunk.items() if key[0] == user}
-                try:
-                    copies += personal_copies(_about(inputs, mine), originals, mine, domain)
-                except Exception as error:
-                    broken[user] = _failed(error)
-    return [copy for copy in copies if copy.user_id not in broken], stale, broken
-
-
-def _about(inputs: Iterable[ImprovementInput], keys: Mapping[Key, str]) -> list[ImprovementInput]:
-    users = {user for user, _ in keys}
-    return [session for session in inputs if session.query.user_id in users]
-
-
-def _overtaken(
-    rooms: Improver, name: str, blue: str, originals: Mapping[str, Object], copies: Sequence[Object]
-) -> set[str | None]:
-    """Return the users whose originals changed, vanished or moved while we wrote; remove orphaned copies.
-
-    Whoever changes an original queues its users again, but a user's first copy may have been in flight then.
-    """
-    if rooms.releases.blue(name).collection_id != blue:
-        return {copy.user_id for copy in copies}
-    used = {copy.original_id for copy in copies if copy.original_id is not None}
-    now = rooms.vectors.revisions(blue, used)
-    changed = {o for o in used if now.get(o) != originals[o].revision}
-    orphans = [
-        CopyRef(str(copy.user_id), str(copy.original_id), copy.revision)
-        for copy in copies
-        if copy.original_id in used - now.keys()
-    ]
-    rooms.vectors.delete_copies(blue, orphans)
-    return {copy.user_id for copy in copies if copy.original_id in changed}
+        written.add(release.collection_id)
+        overtaken |= renewed.overtaken
+        if failures := {u: why.reason for u, why in renewed.broken.items() if u not in blue.broken}:
+            log.warning(
+                "copies not made in a follower", domain=domain.name, collection=release.collection_id,
+                users=len(failures), reason=next(iter(failures.values())),
+            )  # fmt: skip
+    # Asked after writing: what began to follow before this, and was not written to, waits for our copies.
+    now = {release.collection_id for release in rooms.releases.world(domain.name).releases}
+    if now - written:
+        overtaken |= set(lessons.users)
+    return overtaken, bool(now & lost)
 
 
 def _forget(rooms: Improver, name: str, users: Sequence[str]) -> None:
@@ -299,7 +187,7 @@ def _forget(rooms: Improver, name: str, users: Sequence[str]) -> None:
     if users:
         for release in rooms.releases.list(name):
             rooms.vectors.erase(release.collection_id, users)
-            rooms.batch.neighbours.drop(name, release.embedding_model_id, users)
+            rooms.batch.neighbours.drop(name, release.space, users)
 
 
 def _update_profiles(
@@ -347,6 +235,8 @@ def sweep_idle(rooms: Improver, idle_seconds: float) -> int:
 def run_improvement(rooms: Improver, limit: int, idle_seconds: float) -> int:
     """Finish promotions, sweep, improve until nothing is free to claim, then what is due of the rest.
 
+    A domain whose learning is frozen is swept, and its popularity counted; the rest waits.
+
     Returns:
         How many queue entries ended.
     """
@@ -354,7 +244,8 @@ def run_improvement(rooms: Improver, limit: int, idle_seconds: float) -> int:
         rebuild_all(rooms.releases, rooms.queue, rooms.batch.profiles, name)
     while sweep_idle(rooms, idle_seconds) == SWEEP_LIMIT:
         pass
-    each_domain(rooms, refresh_propensities)
+    each_domain(rooms, refresh_propensities, learning=True)
+    each_domain(rooms, sweep_expired, learning=True)
     total = in_vain = 0
     while in_vain < VAIN_ROUNDS:
         claimed, ended = improve_users(rooms, limit)
@@ -362,10 +253,9 @@ def run_improvement(rooms: Improver, limit: int, idle_seconds: float) -> int:
             break
         total += ended
         in_vain = 0 if ended else in_vain + 1
-    each_domain(rooms, update_profiles)
+    each_domain(rooms, update_profiles, learning=True)
     each_domain(rooms, refresh_popularity)
+    each_domain(rooms, watch_promotion)
+    each_domain(rooms, repair_followers)
+    each_domain(rooms, audit_quality)
     return total
-
-
-def _failed(error: Exception) -> Outcome:
-    return Outcome(Status.FAILED, f"{type(error).__name__}: {error}")

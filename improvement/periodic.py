@@ -1,4 +1,4 @@
-"""What a worker does for a domain when it is due: propensities, profiles, popularity."""
+"""What a worker does for a domain when it is due: propensities, profiles, popularity, what expired."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,10 @@ from itertools import chain
 import numpy as np
 import structlog
 
+from clickstream.improvement_queue import Owner
 from improvement.domain import SearchDomain
+from improvement.errors import Conflict
+from improvement.evidence import DAY
 from improvement.improver import Improver
 from improvement.popularity import acted, popularity, searched
 from improvement.profiles.batch import SETTLE_SECONDS
@@ -26,6 +29,11 @@ POPULARITY_LOG, POPULAR = 20_000, 1_000
 POPULARITY_SHARE, POPULARITY_LONGEST = 0.05, 3_600.0
 #: Seconds after which a batch of profiles, or a count of popularity, is tried again when it failed.
 RETRY_SECONDS = 60.0
+#: Seconds between two sweeps of what expired; and of how many seconds each does again what the one before
+#: did: who was being improved then, or by a clock behind ours, may have learned from it.
+EXPIRY_INTERVAL, EXPIRY_OVERLAP = 86_400.0, 3_600.0
+#: Seconds between two comparisons of what follows a domain's serving collection with it.
+FOLLOWERS_INTERVAL = 3_600.0
 
 
 def uses_propensities(domain: SearchDomain) -> bool:
@@ -79,7 +87,7 @@ def update_profiles(rooms: Improver, domain: SearchDomain) -> None:
     if not rooms.queue.take_tick(tick, rooms.profile_interval):
         return
     try:
-        report = rooms.batch.run(domain)
+        report = rooms.batch.run(domain.at_rate(rooms.learning.of(domain.name).rate))
         if report.again_soon:
             rooms.queue.hurry(tick, SETTLE_SECONDS)
     except BaseException:
@@ -92,10 +100,74 @@ def update_profiles(rooms: Improver, domain: SearchDomain) -> None:
         )  # fmt: skip
 
 
-def each_domain(rooms: Improver, job: Callable[[Improver, SearchDomain], None]) -> None:
-    """Do a job for every domain; one that fails is logged and does not keep the others from theirs."""
-    for domain in rooms.domains.values():
+def sweep_expired(rooms: Improver, domain: SearchDomain) -> None:
+    """Have copies forget, once a day, what sessions taught them that are too old by now.
+
+    Those sessions are queued again; improving their users finds them expired, so that copies go also of users
+    who never come back. Dying half-way leaves the rest to the next sweep.
+    """
+    tick, days = f"expired {domain.name}", domain.copies.expire_days
+    if days is None or not rooms.queue.take_tick(tick, EXPIRY_INTERVAL):
+        return
+    until, swept = rooms.clock() - days * DAY, 0
+    try:
+        since = (rooms.queue.reached(tick) or 0.0) - EXPIRY_OVERLAP
+        for page in rooms.clickstream.registered(domain.name, since, until):
+            rooms.queue.requeue([session_id for session_id, _ in page], failed=False)
+            rooms.queue.reach(tick, page[-1][1])
+            swept += len(page)
+        rooms.queue.reach(tick, until)
+    except BaseException:
+        rooms.queue.hurry(tick, RETRY_SECONDS)
+        raise
+    log.info("expired sessions swept", domain=domain.name, sessions=swept)
+
+
+def repair_followers(rooms: Improver, domain: SearchDomain) -> None:
+    """Bring collections that follow the serving one in line with it, once an hour.
+
+    They lack what could not be made for them when it came, and what somebody wrote who died half-way. Nothing
+    is deleted: one that served may have what the serving one lacks. Collections being built do it themselves.
+    """
+    tick, name = f"followers {domain.name}", domain.name
+    if not rooms.queue.take_tick(tick, FOLLOWERS_INTERVAL):
+        return
+    world = rooms.releases.world(name)
+
+    def still_serves(count: int) -> None:
+        if rooms.releases.serving(name).collection_id != world.blue.collection_id:
+            raise Conflict("another collection serves by now")
+
+    def renew(users: set[str]) -> None:
+        rooms.queue.enqueue_rebuild(Owner(name, user) for user in users)
+
+    try:
+        building = {build.build_id for build in rooms.builds.list(name) if build.active}
+        for release in (one for one in world.followers if one.build not in building):
+            brought = rooms.mirror.reconcile(domain, world.blue, release, still_serves, renew, deleting=False)
+            if brought.written or brought.failed:
+                log.info(
+                    "follower compared", domain=name, collection=release.collection_id,
+                    written=brought.written, failed=len(brought.failed),
+                )  # fmt: skip
+    except BaseException:
+        rooms.queue.hurry(tick, RETRY_SECONDS)
+        raise
+
+
+def each_domain(
+    rooms: Improver, job: Callable[[Improver, SearchDomain], None], *, learning: bool = False
+) -> None:
+    """Do a job for every domain; one that fails is logged and does not keep the others from theirs.
+
+    Args:
+        learning: leave out the domains whose learning is frozen.
+    """
+    frozen = rooms.learning.frozen(rooms.domains) if learning else set()
+    for name, domain in rooms.domains.items():
+        if name in frozen:
+            continue
         try:
             job(rooms, domain)
         except Exception:  # what was there before does meanwhile, and the other domains go on
-            log.exception("job failed", job=job.__name__, domain=domain.name)
+            log.exception("job failed", job=job.__name__, domain=name)

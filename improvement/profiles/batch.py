@@ -173,16 +173,16 @@ class ProfileBatch:
         started, report = time.perf_counter(), BatchReport(domain.name)
         ready = self._ready(domain, users, report)
         # Only after the users were read: a model switch from now on marks them, and nothing is written then.
-        blue = self.releases.blue(domain.name)
+        blue = self.releases.serving(domain.name)
         wanted = {one.object_id for _, now in ready for one in (*now.recent, *now.searched)}
         vectors = means.of(blue.collection_id, wanted)
-        group = _Group(blue.embedding_model_id, report, started)
+        group, settings = _Group(blue.space, report, started), domain.in_space(blue.space).profiles
         for stored, now in ready:
             if _settled(stored) and not now.recent and not now.searched:
                 group.empty.append(stored)
                 continue
             try:
-                change = made(now, vectors, group.space, domain.profiles)
+                change = made(now, vectors, group.space, settings)
                 group.changes.append(replace(change, stored=stored))
             except Exception as error:  # this user's trouble is nobody else's
                 report.failed[stored.profile.user_id] = _reason(error)

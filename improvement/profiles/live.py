@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -21,7 +21,8 @@ from improvement.profiles.online import rating_from_signals, update_user_embeddi
 from improvement.profiles.profile import Interaction, Profile
 from improvement.profiles.sphere import Floats
 from improvement.profiles.store import Applied, ProfileStore
-from improvement.releases import Releases, physical_name
+from improvement.quality.learning import LearningStore
+from improvement.releases import Releases
 from improvement.vectors import VectorStore
 
 log = structlog.get_logger()
@@ -45,14 +46,16 @@ class LiveProfiles:
     vectors: VectorStore
     releases: Releases
     domains: Mapping[str, SearchDomain]
+    learning: LearningStore
     clock: Callable[[], float] = time.monotonic
 
     def push(self, actions: Sequence[Action]) -> int:
         """Log actions with their domain filled in; return how many were new.
 
         Once they are logged nothing fails: what cannot be applied now was announced and is not applied, which
-        tells the batch to read it from the log. However many actions and users, each store is called as
-        often, but for chunks and for users that somebody else changes at the same time.
+        tells the batch to read it from the log; so is everything while a domain's learning is frozen. However
+        many actions and users, each store is called as often, but for chunks and for users that somebody else
+        changes at the same time.
 
         Raises:
             PyMongoError: some may not be logged; the same push again logs the rest.
@@ -80,17 +83,18 @@ class LiveProfiles:
         if self.clock() > until:  # logged so late that the batch may have read the log without them
             self.profiles.mark(Owner(name, user_id) for user_id in new)
             return
-        space = self.releases.space(name)
+        learning = self.learning.of(name)
+        if learning.frozen:
+            self._take_back(new, self.profiles.load(name, new))
+            return
+        collection, space = self.releases.serving(name)
+        domain = domain.at_rate(learning.rate).in_space(space)
         told = interactions(chain.from_iterable(new.values()), domain.evidence)
         said = {user_id: told.get(user_id, []) for user_id in new}
-        items = self.vectors.means(
-            physical_name(name, space), {one.object_id for of in said.values() for one in of}
-        )
+        items = self.vectors.means(collection, {one.object_id for of in said.values() for one in of})
         held = self._held(name, list(said))
         while said:
-            # Erased since the announcement: the profile is gone. Erasing deletes profiles before actions, so
-            # whatever was logged after the actions had been deleted comes here.
-            self.actions.take_back(action for user_id in said.keys() - held.keys() for action in new[user_id])
+            self._take_back({user_id: new[user_id] for user_id in said}, held)
             if self.clock() > until:
                 raise TimeoutError(f"announced more than {LATE} s ago")
             profiles = [_begun(profile, space) for profile in held.values()]
@@ -112,6 +116,14 @@ class LiveProfiles:
                 for user_id, found in loaded.items()
                 if user_id in said and found.profile.version > held[user_id].version
             }
+
+    def _take_back(self, new: Mapping[str, Sequence[ReceivedAction]], known: Container[str]) -> None:
+        """Take out of the log what users did who were erased since the announcement: their profile is gone.
+
+        Erasing deletes profiles before actions, so whatever was logged after the actions had been deleted
+        comes here.
+        """
+        self.actions.take_back(action for user_id, of in new.items() if user_id not in known for action in of)
 
     def _held(self, domain: str, user_ids: Sequence[str]) -> dict[str, Profile]:
         """Return the known ones of these users' profiles; one user's from the cache.

@@ -115,6 +115,25 @@ class ProfileStore:
         keys = [Owner(domain, user_id).key for user_id in dict.fromkeys(user_ids)]
         return {found["user_id"]: documents.stored(found) for found in self._find(keys)}
 
+    def sample(self, domain: str, limit: int) -> list[Profile]:
+        """Return up to ``limit`` profiles with an embedding, always of the same users.
+
+        They are those whose keys, which are digests, come first; what cannot be read is left out.
+        """
+        found: list[Profile] = []
+        mine = self._profiles.find({"domain": domain}, _HISTORY).sort("_id", ASCENDING)
+        with mine.hint("_id_") as every:  # another index would have Mongo sort them all first
+            for document in every:
+                if len(found) >= limit:
+                    break
+                if document.get("embedding") is None:
+                    continue
+                try:
+                    found.append(documents.profile(document))
+                except Exception:  # the batch says so, and of whom
+                    continue
+        return found
+
     def announce(self, owners: Iterable[Owner]) -> None:
         """Say that actions of these users are about to be logged; one round trip."""
         now = self._clock()

@@ -12,7 +12,6 @@ from pymongo.database import Database
 
 from clickstream.improvement_queue import ImprovementQueue, Owner, Request, Status
 from clickstream.records import Action, QueryVector, RegisteredSession
-from improvement.catalogue import Catalogue
 from improvement.domain import SearchDomain
 from improvement.evidence import EvidenceWeights
 from improvement.improver import Improver
@@ -25,6 +24,7 @@ from improvement.profiles.profile import Interaction, StoredProfile
 from improvement.profiles.settings import ProfileSettings
 from improvement.promotion import profiles_tick, promote, rollback
 from improvement.releases import Release
+from improvement.routes import catalogue
 from improvement.selection import Selection, SessionSelector
 from improvement.wiring import Rooms, improver
 from tests.support import WordEncoder, click, make_object, make_objects, make_session
@@ -392,10 +392,9 @@ def test_a_store_failing_at_any_call_loses_nothing_and_applies_nothing_twice(wor
 
 @pytest.mark.parametrize("after", range(1, 13))
 def test_an_original_deleted_during_improvement_leaves_no_orphan(world: World, after: int):
-    catalogue = Catalogue(world.rooms.vectors, world.rooms.queue, lambda: None, world.domain.name)
-    blue = world.rooms.releases.blue(world.domain.name).collection_id
+    writer = catalogue(world.rooms, world.domain)
     world.taught("s", "ann", range(10), [4])
-    interrupted = Interrupting(after, lambda: catalogue.delete(blue, ["o4", "o5"]))
+    interrupted = Interrupting(after, lambda: writer.delete(["o4", "o5"]))
     improve_users(interrupted.around(world.improver), 100)
     world.improve()
     assert world.rooms.queue.counts()["pending"] == 0
@@ -404,11 +403,10 @@ def test_an_original_deleted_during_improvement_leaves_no_orphan(world: World, a
 
 @pytest.mark.parametrize("after", range(1, 13))
 def test_an_original_replaced_during_improvement_gets_a_copy_of_the_new_one(world: World, after: int):
-    catalogue = Catalogue(world.rooms.vectors, world.rooms.queue, lambda: None, world.domain.name)
-    blue = world.rooms.releases.blue(world.domain.name).collection_id
+    writer = catalogue(world.rooms, world.domain)
     replaced = make_object("o4", np.eye(16, dtype=np.float32)[3], payload={"new": True})
     world.taught("s", "ann", range(10), [4])
-    interrupted = Interrupting(after, lambda: catalogue.upsert(blue, [replaced]))
+    interrupted = Interrupting(after, lambda: writer.upsert([replaced], world.domain.encoder.model_id))
     improve_users(interrupted.around(world.improver), 100)
     world.improve()
     assert world.rooms.queue.counts()["pending"] == 0
@@ -560,7 +558,9 @@ class Broken:
 def act(world: World, user: str, *objects: str) -> None:
     """Like objects outside a search, applied at once as the service does it."""
     rooms = world.rooms
-    live = LiveProfiles(rooms.profiles, rooms.actions, rooms.vectors, rooms.releases, rooms.domains)
+    live = LiveProfiles(
+        rooms.profiles, rooms.actions, rooms.vectors, rooms.releases, rooms.domains, rooms.learning
+    )
     live.push(
         [
             Action(action_id=o, user_id=user, object_id=o, action_type="like_post", domain=world.domain.name)
@@ -692,11 +692,11 @@ def test_after_set_blue_the_next_run_makes_every_profile_anew(lively: World):
     lively.improve()
     switched(lively, "v2")
     rooms = lively.rooms
-    promote(rooms.releases, rooms.queue, rooms.profiles, rooms.wake, lively.domain.name, "v2")
+    promote(rooms, lively.domain.name, "v2", "ann")
     lively.improve()
     for user in ("ann", "bob"):
         assert stored(lively, user).profile.model_version == "v2"
-    rollback(rooms.releases, rooms.queue, rooms.profiles, rooms.wake, lively.domain.name)
+    rollback(rooms, lively.domain.name, "ann")
     lively.improve()
     for user in ("ann", "bob"):
         assert stored(lively, user).profile.model_version == "words-v1"
@@ -712,19 +712,18 @@ def test_a_switch_whose_maker_died_is_finished_by_the_worker(lively: World):
 
 
 def test_popularity_is_counted_when_it_is_due(lively: World):
-    lively.improve()
-    assert lively.rooms.popularity.top(lively.domain.name, 10) == []
-    act(lively, "ann", "o1", "o2")
-    act(lively, "bob", "o2")
-    lively.search("s", "cat", range(5), [4])
-    lively.improve()
-    assert lively.rooms.popularity.top(lively.domain.name, 10) == []
+    begin = time.time()
 
     def improve(seconds: float) -> list[str]:
-        later = ImprovementQueue(lively.database, lambda: time.time() + seconds)
+        later = ImprovementQueue(lively.database, lambda: begin + seconds)
         run_improvement(replace(lively.improver, queue=later), 100, idle_seconds=1e9)
         return [name for name, _ in lively.rooms.popularity.top(lively.domain.name, 10)]
 
+    assert improve(0.0) == []
+    act(lively, "ann", "o1", "o2")
+    act(lively, "bob", "o2")
+    lively.search("s", "cat", range(5), [4])
+    assert improve(0.0) == []
     assert improve(RETRY_SECONDS + 1) == ["o2", "o1", "o4"]  # nothing was known: soon again
     act(lively, "cat", "o1")
     act(lively, "dan", "o1")

@@ -56,7 +56,9 @@ class World:
     @property
     def live(self) -> LiveProfiles:
         rooms = self.rooms
-        return LiveProfiles(self.profiles, self.actions, rooms.vectors, rooms.releases, rooms.domains)
+        return LiveProfiles(
+            self.profiles, self.actions, rooms.vectors, rooms.releases, rooms.domains, rooms.learning
+        )
 
     def actions_of(self, user: str, objects: Sequence[str], kind: str = "like_post") -> list[Action]:
         self.acted += 1
@@ -432,7 +434,7 @@ def switch(world: World, space: str) -> None:
     release = rooms.releases.create(world.domain, space)
     turned = [make_object(o, np.roll(row, 1)) for o, row in ITEMS.items()]
     rooms.vectors.upsert(release.collection_id, turned)
-    promote(rooms.releases, rooms.queue, world.profiles, lambda: None, world.domain.name, space)
+    promote(replace(rooms, profiles=world.profiles), world.domain.name, space, "ann")
 
 
 def test_after_a_model_switch_profiles_are_made_of_the_new_vectors(world: World):

@@ -58,7 +58,9 @@ def filled(rooms: Rooms) -> Rooms:
 
 @pytest.fixture
 def live(filled: Rooms) -> LiveProfiles:
-    return LiveProfiles(filled.profiles, filled.actions, filled.vectors, filled.releases, filled.domains)
+    return LiveProfiles(
+        filled.profiles, filled.actions, filled.vectors, filled.releases, filled.domains, filled.learning
+    )
 
 
 @pytest.fixture
@@ -143,7 +145,7 @@ def test_without_vectors_an_action_is_logged_and_waits_for_the_batch(
 ):
     post(service, body("1"))
     before = stored(filled).profile
-    for broken, name in ((filled.vectors, "means"), (filled.releases, "space"), (filled.profiles, "apply")):
+    for broken, name in ((filled.vectors, "means"), (filled.releases, "serving"), (filled.profiles, "apply")):
         with monkeypatch.context() as away:
 
             def lost(*_: Any) -> Any:

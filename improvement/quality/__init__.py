@@ -1,0 +1,1 @@
+"""Quality: is learning still doing good? Audits, drift, alerts, and the brake."""
