@@ -1,24 +1,23 @@
-"""`dramatiq worker`: the broker and the improvement actor; the work itself is `improvement.jobs`."""
+"""`dramatiq worker`: the broker and the actors; the work is `improvement.jobs` and `improvement.green`."""
 
 import gc
 import threading
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 
 import dramatiq
 
-from improvement.background import Ticker, declare_improvement
+from improvement.background import declare_builds, declare_improvement
+from improvement.improver import Improver
 from improvement.settings import Environment, Settings
 from improvement.telemetry import configure_logging
-from improvement.wiring import Rooms, build, build_broker, improver
+from improvement.wiring import Rooms, build, build_broker, improver, tickers
 
 settings = Settings()
 configure_logging(json_lines=settings.environment is Environment.PRODUCTION)
 broker = build_broker(settings)  # connects when it is first used
 dramatiq.set_broker(broker)
 
-
-_connecting = threading.Lock()
+_starting = threading.RLock()  # several threads may have the first tick or message
 
 
 @cache
@@ -26,33 +25,46 @@ def _connected() -> Rooms:
     return build(settings, broker=broker)
 
 
-def rooms() -> Rooms:
-    """Connect once per worker process, at the first tick or message, whichever thread has it."""
-    with _connecting:
-        return _connected()
-
-
 @cache
-def _improving() -> Callable[[], int]:
+def _prepared() -> Improver:
     import torch  # here, because the parent process need not load it
 
-    from improvement.jobs import run_improvement
+    import improvement.green.building  # noqa: F401  (all that the actors need)
 
     # More worker processes, not more threads: on busy cores they wait for each other.
     torch.set_num_threads(1)
-    what = improver(rooms())
     gc.freeze()  # what start-up made stays as long as the process: no need to look for garbage in it
-    return partial(run_improvement, what, settings.improvement_batch_sessions, settings.session_idle_seconds)
+    return improver(rooms())
+
+
+def rooms() -> Rooms:
+    """Connect once per worker process."""
+    with _starting:
+        return _connected()
+
+
+def working() -> Improver:
+    """Load once per worker process what the work needs."""
+    with _starting:
+        return _prepared()
 
 
 def improve() -> int:
     """Improve until nothing is free to claim."""
-    return _improving()()
+    from improvement.jobs import run_improvement
+
+    return run_improvement(working(), settings.improvement_batch_sessions, settings.session_idle_seconds)
 
 
-broker.add_middleware(
-    Ticker(lambda: rooms().queue.take_tick("improvement", settings.interval), settings.interval)
-)
-declare_improvement(
-    broker, improve, settings.improvement_worker_max_retries, settings.improvement_worker_time_limit
-)
+def build_green() -> int:
+    """Build, and run the gates of, what is due."""
+    from improvement.green.building import run_builds
+
+    return run_builds(working(), settings.build_lease_seconds)
+
+
+for ticker in tickers(settings, rooms):
+    broker.add_middleware(ticker)
+retries = settings.improvement_worker_max_retries
+declare_improvement(broker, improve, retries, settings.improvement_worker_time_limit)
+declare_builds(broker, build_green, retries, settings.build_worker_time_limit)

@@ -4,3 +4,5 @@
 IMPROVEMENT_QUEUE = "improvement_worker"
 #: Actor that works through the improvement queue; its messages carry nothing, Mongo holds the work.
 IMPROVE_ACTOR = "improvement_worker"
+#: Dramatiq queue of green builds, and the actor that does what is due of them; likewise.
+BUILDS_QUEUE = BUILD_ACTOR = "builds"

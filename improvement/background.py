@@ -1,4 +1,4 @@
-"""The improvement actor and its ticker, for `dramatiq worker` and for the embedded service alike."""
+"""The actors of the worker and their tickers, for `dramatiq worker` and for the embedded service alike."""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from dramatiq import Broker, Message, Middleware, Worker
 from dramatiq.errors import BrokerConnectionError
 from redis.exceptions import RedisError
 
-from clickstream.queues import IMPROVE_ACTOR, IMPROVEMENT_QUEUE
+from clickstream.queues import BUILD_ACTOR, BUILDS_QUEUE, IMPROVE_ACTOR, IMPROVEMENT_QUEUE
 
 log = structlog.get_logger()
 
@@ -22,19 +22,27 @@ def sender(broker: Broker) -> Wake:
 
     A lost wake-up costs one interval, never the work.
     """
+    return _sender(broker, IMPROVEMENT_QUEUE, IMPROVE_ACTOR)
 
+
+def build_sender(broker: Broker) -> Wake:
+    """Return what `sender` does, for whoever builds green collections and runs their gates."""
+    return _sender(broker, BUILDS_QUEUE, BUILD_ACTOR)
+
+
+def _sender(broker: Broker, queue: str, actor: str) -> Wake:
     def wake() -> None:
         try:
-            broker.declare_queue(IMPROVEMENT_QUEUE)
-            broker.enqueue(_message())
+            broker.declare_queue(queue)
+            broker.enqueue(_message(queue, actor))
         except (BrokerConnectionError, RedisError) as error:
             log.warning("no wake-up sent, the next tick will find the work", error=str(error))
 
     return wake
 
 
-def _message() -> Message[None]:
-    return Message(queue_name=IMPROVEMENT_QUEUE, actor_name=IMPROVE_ACTOR, args=(), kwargs={}, options={})
+def _message(queue: str, actor: str) -> Message[None]:
+    return Message(queue_name=queue, actor_name=actor, args=(), kwargs={}, options={})
 
 
 def declare_improvement(
@@ -59,6 +67,34 @@ def declare_improvement(
         improve()
 
 
+def declare_builds(broker: Broker, build: Callable[[], int], max_retries: int, time_limit: int) -> None:
+    """Register the actor that does what is due of green builds and gates.
+
+    A process does one at a time, so that its other threads go on improving; the messages that come meanwhile
+    end at once, for whoever is at it looks again before it ends, and so does the next tick.
+
+    Args:
+        build: does the work and returns how many builds it took.
+        max_retries: how often a message that raised is repeated.
+        time_limit: longest run of one message, milliseconds.
+    """
+    building = threading.Lock()
+
+    @dramatiq.actor(
+        actor_name=BUILD_ACTOR,
+        queue_name=BUILDS_QUEUE,
+        broker=broker,
+        max_retries=max_retries,
+        time_limit=time_limit,
+    )
+    def run() -> None:
+        if building.acquire(blocking=False):
+            try:
+                build()
+            finally:
+                building.release()
+
+
 class Ticker(Middleware):
     """Wake the workers once per interval, however many workers tick.
 
@@ -67,6 +103,8 @@ class Ticker(Middleware):
         interval: seconds between two ticks.
     """
 
+    queue, actor = IMPROVEMENT_QUEUE, IMPROVE_ACTOR
+
     def __init__(self, take_tick: Callable[[], bool], interval: float) -> None:
         self._take_tick = take_tick
         self._poll = min(interval, max(0.2, interval / 10))
@@ -74,7 +112,8 @@ class Ticker(Middleware):
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
         """Start ticking when a worker starts."""
-        threading.Thread(target=self._tick, args=(broker,), name="improvement-ticker", daemon=True).start()
+        name = f"{self.actor}-ticker"
+        threading.Thread(target=self._tick, args=(broker,), name=name, daemon=True).start()
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         """Stop ticking when the worker stops."""
@@ -84,7 +123,13 @@ class Ticker(Middleware):
         while not self._stop.is_set():
             try:
                 if self._take_tick():
-                    broker.enqueue(_message())
+                    broker.enqueue(_message(self.queue, self.actor))
             except Exception as error:  # a store that is away must not end the ticking
                 log.warning("tick failed", error=str(error))
             self._stop.wait(self._poll)
+
+
+class BuildTicker(Ticker):
+    """Wake whoever builds, once per interval while something of builds is due."""
+
+    queue, actor = BUILDS_QUEUE, BUILD_ACTOR

@@ -20,14 +20,17 @@ class _Line(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
-class _Object(_Line):
+class _Vector(_Line):
+    parts: int = Field(1, ge=1)
+
+
+class _Object(_Vector):
     object_id: Id
-    parts: int = Field(1, ge=1)
 
 
-class _Query(_Line):
+class _Query(_Vector):
     query_id: Id
-    parts: int = Field(1, ge=1)
+    text: Any = None
 
 
 class _Session(_Line):
@@ -73,6 +76,7 @@ class ReplayDataset:
         queries: for each query its vectors, float32 (M, D).
         users: in the order of their first session.
         topics: query -> the objects on its topic, whoever asks; queries without any are left out.
+        texts: for each query what it was embedded from, or None where the folder does not say.
     """
 
     object_ids: tuple[str, ...]
@@ -80,6 +84,7 @@ class ReplayDataset:
     queries: tuple[Vectors, ...]
     users: tuple[ReplayUser, ...]
     topics: Mapping[int, frozenset[int]]
+    texts: tuple[str | None, ...] = ()
 
     @property
     def dimensions(self) -> int:
@@ -93,8 +98,8 @@ def load_dataset(folder: Path) -> ReplayDataset:
     Raises:
         Invalid: naming the file, the line (or the row of vectors) and what was expected there.
     """
-    object_ids, objects = _vectors(folder, "objects", _Object, "object_id")
-    query_ids, queries = _vectors(folder, "queries", _Query, "query_id")
+    object_ids, objects, _ = _vectors(folder, "objects", _Object, "object_id")
+    query_ids, queries, asked = _vectors(folder, "queries", _Query, "query_id")
     if objects[0].shape[1] != queries[0].shape[1]:
         raise Invalid(
             f"{folder / 'queries.npy'}: expected rows of {objects[0].shape[1]} numbers, "
@@ -113,6 +118,7 @@ def load_dataset(folder: Path) -> ReplayDataset:
         queries=queries,
         users=_users(folder, query_ids, object_ids),
         topics={query: on_topic for query, on_topic in topics.items() if on_topic},
+        texts=tuple(one.text if isinstance(one.text, str) and one.text else None for one in asked),
     )
 
 
@@ -138,6 +144,7 @@ def _users(folder: Path, queries: Mapping[str, int], objects: Mapping[str, int])
 
 
 Line = TypeVar("Line", bound=_Line)
+VectorLine = TypeVar("VectorLine", bound=_Vector)
 
 
 def _lines(path: Path, kind: type[Line]) -> Iterator[tuple[str, Line]]:
@@ -159,10 +166,11 @@ def _lines(path: Path, kind: type[Line]) -> Iterator[tuple[str, Line]]:
 
 
 def _vectors(
-    folder: Path, name: str, kind: type[_Object] | type[_Query], key: str
-) -> tuple[dict[str, int], tuple[Vectors, ...]]:
-    """Return the rows of ids, and the vectors of each."""
+    folder: Path, name: str, kind: type[VectorLine], key: str
+) -> tuple[dict[str, int], tuple[Vectors, ...], list[VectorLine]]:
+    """Return the rows of ids, the vectors of each, and the lines."""
     rows: dict[str, int] = {}
+    lines: list[VectorLine] = []
     places: list[str] = []
     parts: list[int] = []
     for place, line in _lines(folder / f"{name}.jsonl", kind):
@@ -172,6 +180,7 @@ def _vectors(
         rows[identifier] = len(rows)
         places.append(place)
         parts.append(line.parts)
+        lines.append(line)
     if not rows:
         raise Invalid(f"{folder / name}.jsonl: expected at least one line")
     path = folder / f"{name}.npy"
@@ -184,7 +193,7 @@ def _vectors(
         row = int(finite.argmin())
         owner = int(np.searchsorted(ends, row, side="right"))
         raise Invalid(f"{path}, row {row + 1}: expected finite numbers for {places[owner]}")
-    return rows, tuple(np.split(matrix, ends[:-1]))
+    return rows, tuple(np.split(matrix, ends[:-1])), lines
 
 
 def _matrix(path: Path) -> Vectors:

@@ -1,6 +1,6 @@
 """Rank again what one logged session showed, and say how well each method does by its clicks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,34 @@ class Judged:
     found: Mapping[str, tuple[float, float, float]]
 
 
+def judged_by(gains: Mapping[str, float], order: Sequence[str]) -> tuple[float, float, float]:
+    """Return nDCG, reciprocal rank, and nDCG with the gains as they are, of a ranked list.
+
+    Args:
+        gains: object id -> what it is worth, at least one above 0.
+        order: object ids, best first; one that has a gain and is not in it was not found.
+
+    >>> judged_by({"a": 2.0, "b": 0.0}, ["b", "a"])
+    (0.63, 0.5, 0.63)
+    >>> judged_by({"a": 2.0, "b": 0.0}, ["b"])
+    (0.0, 0.0, 0.0)
+    """
+    worth = np.array([gains[o] for o in order])
+    ranked = set(order)
+    lost = [gain for object_id, gain in gains.items() if object_id not in ranked]
+    first = reciprocal_rank(worth)
+    return (
+        ndcg(worth > 0, sum(gain > 0 for gain in gains.values()), K),
+        0.0 if np.isnan(first) else first,
+        graded_ndcg([*worth, *[0.0] * K, *lost], K),
+    )
+
+
+def mean_gain(gains: Mapping[str, float]) -> float:
+    """Return the mean gain of what has one."""
+    return float(np.mean([gain for gain in gains.values() if gain]))
+
+
 @dataclass(frozen=True)
 class Judge:
     """Judges the sessions of one domain.
@@ -76,19 +104,62 @@ class Judge:
             copies: by user and object id.
             profile: the user's, or None while there is none to use.
         """
-        user_id = str(session.user_id)
-        clicks = {e.object_id for e in session.events if e.event_type in self.domain.selector.click_events}
-        there = [(p, r.object_id) for p, r in enumerate(session.search_results) if r.object_id in originals]
-        gains = np.array([self._inverse(place) if o in clicks else 0.0 for place, o in there])
-        if len(there) < 2:
+        gains = self.gains(session, originals)
+        if len(gains) < 2:
             return "fewer than 2 of the shown objects are still there"
-        if not gains.any():
-            shown_once = {result.object_id for result in session.search_results}
-            return "no clicked object is still there" if clicks & shown_once else "dislikes only, no click"
-        shown = [originals[o] for _, o in there]
-        orders: dict[str, Any] = {AS_SHOWN: slice(None), NO_LEARNING: self._order(query, shown)}
-        mine = [copies.get((user_id, o), originals[o]) for _, o in there]
+        if not any(gains.values()):
+            return self.says_nothing(session)
+        orders = self.orders(session, query, list(gains), originals, copies, profile)
+        return Judged(
+            user_id=str(session.user_id),
+            weight=mean_gain(gains),
+            has_copies=any((str(session.user_id), o) in copies for o in gains),
+            has_profile=self.profiles is not None and profile is not None,
+            found={name: judged_by(gains, order) for name, order in orders.items()},
+        )
+
+    def gains(self, session: RegisteredSession, there: Container[str]) -> dict[str, float]:
+        """Return what each shown object that is there is worth, in shown order; 0 where nobody clicked."""
+        clicks = self._clicks(session)
+        return {
+            result.object_id: self._inverse(place) if result.object_id in clicks else 0.0
+            for place, result in enumerate(session.search_results)
+            if result.object_id in there
+        }
+
+    def says_nothing(self, session: RegisteredSession) -> str:
+        """Return why a session without any gain tells nothing."""
+        shown_once = {result.object_id for result in session.search_results}
+        clicked = self._clicks(session) & shown_once
+        return "no clicked object is still there" if clicked else "dislikes only, no click"
+
+    def _clicks(self, session: RegisteredSession) -> set[str]:
+        return {e.object_id for e in session.events if e.event_type in self.domain.selector.click_events}
+
+    def orders(
+        self,
+        session: RegisteredSession,
+        query: Vectors,
+        there: Sequence[str],
+        originals: Mapping[str, Object],
+        copies: Mapping[Key, Object],
+        profile: Profile | None = None,
+    ) -> dict[str, list[str]]:
+        """Rank objects in every way; equal scores keep the order they are given in.
+
+        Args:
+            there: ids of objects, all of them in ``originals``.
+
+        Returns:
+            Method -> object ids, best first.
+        """
+        user_id = str(session.user_id)
+        mine = [copies.get((user_id, o), originals[o]) for o in there]
         order = self._order(query, mine)
+        orders: dict[str, Any] = {
+            AS_SHOWN: range(len(there)),
+            NO_LEARNING: self._order(query, [originals[o] for o in there]),
+        }
         if self.method is not None:
             orders[self.method] = order
         if self.profiles is not None:
@@ -97,21 +168,7 @@ class Judge:
                 seen, now = [mine[place] for place in order], happened_at(session)
                 again = rescored(query, seen, profile, now, self.profiles, self.domain.search_index_info)
                 orders[with_profile(self.method)] = order[again]
-        ranked = {name: gains[order] for name, order in orders.items()}
-        return Judged(
-            user_id=user_id,
-            weight=float(gains[gains > 0].mean()),
-            has_copies=any((user_id, o) in copies for _, o in there),
-            has_profile=self.profiles is not None and profile is not None,
-            found={
-                name: (
-                    ndcg(worth > 0, int(np.count_nonzero(gains)), K),
-                    reciprocal_rank(worth),
-                    graded_ndcg(worth, K),
-                )
-                for name, worth in ranked.items()
-            },
-        )
+        return {name: [there[place] for place in places] for name, places in orders.items()}
 
     def _order(self, query: Vectors, objects: Sequence[Object]) -> Any:
         info = self.domain.search_index_info

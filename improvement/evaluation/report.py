@@ -127,9 +127,9 @@ class Report:
         raise KeyError(method)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what JSON can hold; NaN and infinity are null."""
-        plain: dict[str, Any] = _plain(asdict(self))
-        return plain
+        """Return what JSON can hold, see `plain`."""
+        told: dict[str, Any] = plain(asdict(self))
+        return told
 
 
 def settings_of(thing: Any) -> dict[str, Any]:
@@ -142,14 +142,19 @@ def settings_of(thing: Any) -> dict[str, Any]:
     if not is_dataclass(thing) or isinstance(thing, type):
         return {"is": repr(thing)}
     values = {f.name: getattr(thing, f.name) for f in fields(thing) if f.name != "search_index_info"}
-    return {"is": type(thing).__name__} | {name: _plain(value) for name, value in values.items()}
+    return {"is": type(thing).__name__} | {name: plain(value) for name, value in values.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: NaN is null, infinity its name, a dataclass its settings.
+
+    >>> plain({"a": float("nan"), "b": (1, float("inf"))})
+    {'a': None, 'b': [1, 'inf']}
+    """
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Enum):
         return value.value
     if is_dataclass(value) and not isinstance(value, type):

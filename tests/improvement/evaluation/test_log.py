@@ -189,8 +189,8 @@ def test_many_users_or_few_at_a_time_learn_the_same(
 ):
     fill(rooms, domain, a_kind_of_their_own, users=5, days=5)
     whole = run(rooms, domain, profiles=PROFILES)
-    for limit in ("SESSIONS", "COPIES", "TEXTS"):
-        monkeypatch.setattr(f"improvement.evaluation.log.{limit}", 2)
+    for limit in ("sessions.SESSIONS", "learned.COPIES", "sessions.TEXTS"):
+        monkeypatch.setattr(f"improvement.evaluation.{limit}", 2)
     pieces = run(rooms, domain, profiles=PROFILES)
     for row in ("learned", "learned + profile"):
         assert pieces.row(row).metrics["ndcg@10"].mean == pytest.approx(
