@@ -46,7 +46,12 @@ def erase_user(rooms: "Rooms", user_id: str) -> Erased:
     Nobody is waited for. A worker that read the user's sessions before may write copies and evidence after;
     but it holds the user's lease, so that the rebuild queued here is done behind it: it finds no session,
     deletes what came late, and then its own line, the last to name the user. A batch that is making the
-    user's profile finds it gone when it writes, and takes the user out of the neighbours again.
+    user's profile finds it gone when it writes, and takes the user out of the neighbours again. Gate reports
+    lose what the user searched for, and a gate at work takes it out of what it has just stored; their
+    numbers, which are means, stay.
+
+    Where learning is frozen, a rebuild would wait, and its line name the user, until somebody resumes: there
+    it is queued only if a worker holds the user.
 
     Raises:
         Unavailable, PyMongoError, ApiException: a store does not answer; some of it is erased, repeat it.
@@ -57,12 +62,18 @@ def erase_user(rooms: "Rooms", user_id: str) -> Erased:
     profiles = rooms.profiles.erase(user_id, rooms.domains)
     actions = rooms.actions.erase(user_id)
     rooms.profiles.mark_user(user_id)
+    rooms.samples.erase([Owner(name, user_id).key for name in rooms.domains])  # what audits remember
     neighbours = rooms.neighbours.erase(user_id)  # after the profiles: who finds them gone cleans up
     sessions, events = rooms.clickstream.erase(user_id)
+    # After the sessions: a gate looks, behind its report, whether those whom it tells of still have theirs.
+    rooms.reports.erase(Owner(name, user_id).key for name in rooms.domains)
     queue = rooms.queue.erase(user_id)
     collections = [release.collection_id for name in rooms.domains for release in rooms.releases.list(name)]
     copies = sum(rooms.vectors.erase(collection, [user_id]) for collection in collections)
-    rooms.queue.enqueue_rebuild(Owner(name, user_id) for name in rooms.domains)
+    owners = [Owner(name, user_id) for name in rooms.domains]
+    frozen = rooms.learning.frozen(rooms.domains)
+    held = rooms.queue.held(owner for owner in owners if owner.domain in frozen)
+    rooms.queue.enqueue_rebuild(o for o in owners if o.domain not in frozen or o in held)
     rooms.wake()
     erased = Erased(sessions, events, actions, queue, profiles, neighbours, copies)
     log.info("user erased", **erased.as_json())

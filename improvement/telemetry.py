@@ -23,6 +23,8 @@ def configure_logging(json_lines: bool) -> None:
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    # It writes every URL into the log, and that of a webhook is a secret.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class Metrics:
@@ -45,6 +47,10 @@ class Metrics:
         self.profiles = Counter(
             "profiles_total", "Profiles by what the batch made of them", ["domain", "outcome"],
             registry=self.registry,
+        )  # fmt: skip
+        self.push_seconds = Histogram(
+            "profile_push_seconds", "Time to log the actions of a request and apply them to profiles",
+            registry=self.registry, buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
         )  # fmt: skip
         self.profile_seconds = Histogram(
             "profile_group_seconds", "Time to make one group of profiles anew", registry=self.registry,

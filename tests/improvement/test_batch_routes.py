@@ -115,3 +115,17 @@ def test_it_takes_an_operators_key(rooms: Rooms):
         assert service.get(PATH).status_code == 401
         assert service.get(PATH, headers={"X-API-Key": "c" * 16}).status_code == 403
         assert service.get(PATH, headers={"X-API-Key": "o" * 16}).status_code == 200
+
+
+def test_a_domain_whose_learning_is_frozen_is_left_alone(
+    service: httpx.Client, rooms: Rooms, domain: SearchDomain
+):
+    act(service, "ann", "o1", "o2", "o3")
+    rooms.profiles.mark_all(domain.name)
+    rooms.learning.freeze(domain.name, "ops", "it drifts")
+    assert process(service)["processed"] == 0
+    refused = service.get(PATH, params={"domain": domain.name})
+    assert (refused.status_code, "it drifts" in refused.json()["detail"]) == (409, True)
+    rooms.learning.resume(domain.name, "ops", "mended")
+    rooms.profiles.mark_all(domain.name)
+    assert process(service)["processed"] + len(process(service)["skipped"]) > 0

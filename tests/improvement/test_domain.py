@@ -1,6 +1,6 @@
 """A wrong domain stops start-up and says which field and what was expected."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,32 @@ def test_dot_rows_span_zero_to_one_or_nothing(rows: np.ndarray):
 @given(ROWS)
 def test_euclid_rows_stay_as_they_are(rows: np.ndarray):
     np.testing.assert_array_equal(prepare_vectors(rows, MetricType.EUCLID), rows)
+
+
+@dataclass(frozen=True)
+class Own:
+    """An adjuster of a plugin's own."""
+
+    strength: float = 1.0
+    max_drift = 0.3
+
+    def adjust(self, batch: Any) -> Any:
+        return batch.parts
+
+
+class Slower(Own):
+    def at_rate(self, rate: float) -> "Slower":
+        return Slower(self.strength * rate)
+
+
+def test_learning_less_is_the_adjusters_own_word_or_its_rate_or_nothing():
+    info = DOMAIN.search_index_info
+    published = replace(DOMAIN, adjuster=TorchBasedAdjuster(info, adjustment_rate=0.4)).at_rate(0.5)
+    assert published.adjuster.adjustment_rate == pytest.approx(0.2)
+    assert replace(DOMAIN, adjuster=Slower(3.0)).at_rate(0.5).adjuster == Slower(1.5)
+    stubborn = replace(DOMAIN, adjuster=Own(3.0)).at_rate(0.5)
+    assert stubborn.adjuster == Own(3.0)
+    assert stubborn.profiles.learning_rate == DOMAIN.profiles.learning_rate / 2
 
 
 @pytest.mark.parametrize("returned", [np.zeros((1, 3)), np.full((1, 16), np.nan), np.zeros(16)])

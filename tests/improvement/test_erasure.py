@@ -16,7 +16,6 @@ from redis import Redis
 
 from clickstream.improvement_queue import Owner, Request
 from clickstream.records import Action
-from improvement.catalogue import Catalogue
 from improvement.domain import SearchDomain
 from improvement.embedded import free_port
 from improvement.erasure import erase_user
@@ -30,6 +29,7 @@ from improvement.profiles.live import LiveProfiles
 from improvement.profiles.settings import ProfileSettings
 from improvement.profiles.store import ProfileStore
 from improvement.promotion import rebuild_all
+from improvement.routes import catalogue
 from improvement.wiring import Rooms, improver
 from tests.support import Gap, click, make_object, make_objects, make_session
 
@@ -57,7 +57,9 @@ class World:
     @property
     def live(self) -> LiveProfiles:
         rooms = self.rooms
-        return LiveProfiles(rooms.profiles, rooms.actions, rooms.vectors, rooms.releases, rooms.domains)
+        return LiveProfiles(
+            rooms.profiles, rooms.actions, rooms.vectors, rooms.releases, rooms.domains, rooms.learning
+        )
 
     @property
     def blue(self) -> str:
@@ -295,7 +297,7 @@ def test_store_calls_do_not_grow_with_what_the_user_did(world: World, monkeypatc
 
 #: What a worker calls while it improves users, in order.
 WORKER = [
-    ("queue", "claim"), ("queue", "taught_by"), ("clickstream", "sessions"),
+    ("queue", "claim"), ("queue", "taught_by"), ("clickstream", "sessions"), ("releases", "world"),
     ("clickstream", "save_query_vectors"), ("vectors", "find"), ("vectors", "copies"), ("queue", "renew"),
     ("vectors", "upsert"), ("vectors", "delete_copies"), ("vectors", "revisions"),
     ("profiles", "put_searched"), ("profiles", "load"), ("neighbours", "put"), ("profiles", "rebuild"),
@@ -332,7 +334,7 @@ def test_a_worker_leaves_nothing_of_a_user_who_is_erased_at_any_moment_of_its_wo
 
 #: What a batch of profiles calls, in order.
 BATCH = [
-    ("profiles", "due_pages"), ("actions", "of_users"), ("releases", "blue"), ("vectors", "means"),
+    ("profiles", "due_pages"), ("actions", "of_users"), ("releases", "serving"), ("vectors", "means"),
     ("neighbours", "put"), ("neighbours", "drop"), ("profiles", "rebuild"), ("profiles", "drop"),
 ]  # fmt: skip
 
@@ -358,7 +360,7 @@ def test_a_batch_of_profiles_leaves_nothing_of_a_user_who_is_erased_at_any_momen
 
 #: What taking actions calls, in order.
 LIVE = [
-    ("profiles", "announce"), ("actions", "push"), ("releases", "space"), ("vectors", "means"),
+    ("profiles", "announce"), ("actions", "push"), ("releases", "serving"), ("vectors", "means"),
     ("profiles", "get"), ("profiles", "load"), ("actions", "take_back"), ("profiles", "apply"),
 ]  # fmt: skip
 
@@ -457,8 +459,8 @@ def test_rebuilds_queued_for_users_who_were_read_before_leave_no_line(world: Wor
     world.forgotten("ann", "after a promotion")
     world.teach("eve", "t")
     vectors: Any = Gap(world.rooms.vectors, "copies_of", lambda: world.erase("eve"), before=False)
-    catalogue = Catalogue(vectors, world.rooms.queue, world.rooms.wake, world.domain.name)
-    catalogue.upsert(world.blue, [make_object("o1", world.originals[2].parts)])
+    writer = catalogue(replace(world.rooms, vectors=vectors), world.domain)
+    writer.upsert([make_object("o1", world.originals[2].parts)], world.domain.encoder.model_id)
     world.settle()
     world.forgotten("eve", "after an object changed")
 
