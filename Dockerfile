@@ -28,7 +28,7 @@ RUN pip install --no-deps . && useradd --uid 10001 --create-home app
 # Python looks in the working directory first: mount a folder of your own plugins here.
 WORKDIR /app
 # Where the adjuster's compiled loops are kept, whoever runs the container.
-ENV NUMBA_CACHE_DIR=/tmp/numba
+ENV NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib
 
 USER 10001:10001
 

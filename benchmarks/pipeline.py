@@ -30,6 +30,11 @@ from clickstream.store import ClickstreamStore
 from improvement.domain import SearchDomain, load_domain
 from improvement.edge import EdgeClient
 from improvement.embedded import EmbeddedMongo
+from improvement.green.builds import BuildStore
+from improvement.green.mirror import Mirror
+from improvement.green.population_store import PopulationStore
+from improvement.green.reports import ReportStore
+from improvement.green.shapes import Shaper
 from improvement.improver import Improver
 from improvement.jobs import improve_users
 from improvement.popularity_store import PopularityStore
@@ -39,6 +44,10 @@ from improvement.profiles.neighbours import Neighbours
 from improvement.profiles.settings import ProfileSettings
 from improvement.profiles.store import ProfileStore
 from improvement.propensity_store import PropensityStore
+from improvement.quality.alerts import AlertStore
+from improvement.quality.audits import AuditStore
+from improvement.quality.learning import LearningStore
+from improvement.quality.samples import SampleStore
 from improvement.releases import Releases
 from improvement.vectors import CHUNK, VectorStore
 
@@ -155,9 +164,12 @@ def run(
             profiles, actions = ProfileStore(database, MemoryCache()), ActionStore(database)
             profiles.ensure_indexes()
             batch = ProfileBatch(profiles, actions, vectors, releases, Neighbours(qdrant, vectors))
+            population = PopulationStore(database)
             rooms = Improver(
                 clickstream, queue, vectors, releases, {domain.name: domain}, PropensityStore(database),
-                actions, batch, PopularityStore(database),
+                actions, batch, PopularityStore(database), population, Mirror(vectors, Shaper(population)),
+                BuildStore(database), ReportStore(database), LearningStore(database), AlertStore(database),
+                AuditStore(database), SampleStore(database), wake=lambda: None,
             )  # fmt: skip
             bench = Bench(rooms, domain, mongo, qdrant, rng)
             bench.improve("warm-up", 1, users, objects)  # torch loads its kernels on first use

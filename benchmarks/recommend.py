@@ -108,7 +108,9 @@ def fill(
     for start in range(0, len(stored), CHUNK):
         rooms.vectors.upsert(domain.name, stored[start : start + CHUNK])
         bars.update(bar, completed=min(len(stored), start + CHUNK))
-    live = LiveProfiles(rooms.profiles, rooms.actions, rooms.vectors, rooms.releases, rooms.domains)
+    live = LiveProfiles(
+        rooms.profiles, rooms.actions, rooms.vectors, rooms.releases, rooms.domains, rooms.learning
+    )
     for start in range(0, len(actions), 1_000):
         live.push(actions[start : start + 1_000])
     rooms.batch.run(domain)

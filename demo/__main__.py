@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +13,15 @@ import httpx
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from demo.api import Api, Found, ids
 from demo.corpus import StdlibObject, stdlib_objects
 from demo.encoding import encode
-from demo.metrics import angles, ndcg_at_k, relevance
+from demo.green import ship, ship_table
+from demo.judging import JUDGED, Relevant, judge, view
+from demo.metrics import angles
+from demo.show import Show
 from demo.users import TOPICS, clicked, relevant_objects, visits
 from improvement.domain import load_domain
 from improvement.embedded import running_service
@@ -29,93 +31,14 @@ from improvement.objects import Vectors
 DOMAIN = "plugins.stdlib_docs:domain"
 #: A held-out query that means different things to these two, and to someone the service has never seen.
 QUERY, TWO_USERS, NEWCOMER = "wait with a timeout", ("wanda-web", "sam-systems"), "nora-new"
-#: Results judged, results shown in a session, and results printed.
-JUDGED, SHOWN, PRINTED = 10, 20, 6
+#: Results shown in a session, and results printed.
+SHOWN, PRINTED = 20, 6
 #: How far a search is turned towards its user's profile where the demo asks for that.
 PROFILE_WEIGHT = 0.25
 #: Objects sent or read at a time.
 OBJECTS = 200
-#: Seconds from a session's start to its first click, and between two clicks; under 10 s would be a bounce.
-FIRST_CLICK, NEXT_CLICK = 12, 5
 #: Seconds the worker gets to empty its queue.
 PATIENCE = 120
-
-#: Relevant object ids by user_id and topic name.
-Relevant = Mapping[str, Mapping[str, frozenset[str]]]
-Found = list[dict[str, Any]]
-
-
-class Show:
-    """What the person at the terminal sees: progress bars, tables, and how long each phase took."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str, total: int) -> Iterator[Progress]:
-        """Show a bar for one phase and keep its time; ``progress.advance(progress.task_ids[0])`` moves it."""
-        columns = (
-            TextColumn("{task.description:<28}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        started = time.perf_counter()
-        with Progress(*columns, console=self.console) as progress:
-            progress.add_task(name, total=total)
-            yield progress
-        self.seconds[name] = round(time.perf_counter() - started, 1)
-
-
-@dataclass(frozen=True)
-class Api:
-    """The service as a client sees it."""
-
-    http: httpx.Client
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Return the JSON answer; anything but success ends the demo with the server's words."""
-        answer = self.http.request(method, f"/api/v1{path}", json=body)
-        if answer.is_error:
-            raise SystemExit(f"{method} {path}: {answer.status_code} {answer.text[:1000]}")
-        return answer.json()
-
-    def search(
-        self, query: str, user_id: str, limit: int, session_id: str | None = None, profile_weight: float = 0.0
-    ) -> Found:
-        """Search as a user; with a session_id the server registers the session and what it showed."""
-        session = {"session_id": session_id, "create_session": True} if session_id else {}
-        body = {"search_query": query, "user_id": user_id, "limit": limit, "profile_weight": profile_weight}
-        body |= session
-        results: Found = self.call("POST", "/embeddings/similarity-search", body)["search_results"]
-        return results
-
-    def recommend(self, user_id: str, limit: int) -> tuple[Found, str]:
-        """Return what the user may like and has not acted on yet, and where it comes from."""
-        answer = self.call("POST", "/recommend", {"user_id": user_id, "limit": limit})
-        return answer["search_results"], answer["meta"]["source"]
-
-    def click(self, session_id: str, object_ids: Sequence[str]) -> None:
-        """Report clicks some seconds apart."""
-        now = int(time.time())
-        events = [
-            {"event_id": f"{session_id}/{n}", "object_id": object_id, "event_type": "click",
-             "created_at": now + FIRST_CLICK + n * NEXT_CLICK}
-            for n, object_id in enumerate(object_ids)
-        ]  # fmt: skip
-        if events:
-            body = {"session_id": session_id, "events": events}
-            self.call("POST", "/clickstream/session/events", body)
-
-    def queue(self) -> dict[str, int]:
-        """Return how many sessions are pending, done, skipped and failed."""
-        counts: dict[str, int] = self.call("GET", "/clickstream/internal/queue")
-        return counts
-
-    def blue(self) -> str:
-        """Return the embedding model id of the serving collection."""
-        return str(self.call("GET", "/internal/vectordb/collections/get-blue-info")["embedding_model"]["id"])
 
 
 @contextmanager
@@ -138,12 +61,9 @@ def vectors_of(show: Show, objects: Sequence[StdlibObject]) -> list[Vectors]:
     return np.split(rows, np.cumsum([len(o.parts) for o in objects])[:-1])
 
 
-def send(
-    show: Show, api: Api, name: str, objects: Sequence[StdlibObject], vectors: Sequence[Vectors],
-    model_id: str | None = None,
-) -> None:  # fmt: skip
-    """Upsert the objects into the collection of an embedding model, or else into the serving one."""
-    with show.phase(name, len(objects)) as bar:
+def send(show: Show, api: Api, objects: Sequence[StdlibObject], vectors: Sequence[Vectors]) -> None:
+    """Upsert the objects into the serving collection."""
+    with show.phase("index the objects", len(objects)) as bar:
         for start in range(0, len(objects), OBJECTS):
             chunk = slice(start, start + OBJECTS)
             bodies = [
@@ -152,43 +72,8 @@ def send(
                 for o, rows in ((o, v.astype(float).round(7).tolist())
                                 for o, v in zip(objects[chunk], vectors[chunk], strict=True))
             ]  # fmt: skip
-            if model_id is None:
-                api.call("PUT", "/objects", {"objects": bodies})
-            else:
-                body = {"embedding_model_id": model_id, "objects": bodies}
-                api.call("POST", "/internal/vectordb/collections/objects/upsert", body)
+            api.call("PUT", "/objects", {"objects": bodies})
             bar.advance(bar.task_ids[0], len(bodies))
-
-
-def ids(found: Found) -> list[str]:
-    """Return the object ids of an answer, best first."""
-    return [result["object_id"] for result in found]
-
-
-def judge(
-    show: Show, api: Api, name: str, relevant: Relevant, profile_weight: float = 0.0
-) -> dict[str, float]:
-    """Return each user's mean held-out nDCG@10, and under "mean" the mean over users."""
-    lists: dict[str, list[list[str]]] = {user_id: [] for user_id in relevant}
-    wanted: dict[str, list[frozenset[str]]] = {user_id: [] for user_id in relevant}
-    asked = [
-        (user, t, q) for user in relevant for t in TOPICS if t.name in relevant[user] for q in t.held_out
-    ]
-    with show.phase(name, len(asked)) as bar:
-        for user_id, topic, query in asked:
-            found = api.search(query, user_id, JUDGED, profile_weight=profile_weight)
-            lists[user_id].append(ids(found))
-            wanted[user_id].append(relevant[user_id][topic.name])
-            bar.advance(bar.task_ids[0])
-    scores = {
-        user_id: float(
-            ndcg_at_k(
-                relevance(lists[user_id], wanted[user_id], JUDGED), [len(w) for w in wanted[user_id]], JUDGED
-            ).mean()
-        )
-        for user_id in relevant
-    }
-    return {**scores, "mean": float(np.mean(list(scores.values())))}
 
 
 def play(
@@ -253,36 +138,6 @@ def largest_drift(
     return len(copies), float(angles(before, now).max())
 
 
-def promote_and_roll_back(
-    show: Show, api: Api, objects: Sequence[StdlibObject], vectors: Sequence[Vectors]
-) -> dict[str, Any]:
-    """Build a second collection, make it blue, roll back; what users see must stay the same throughout."""
-
-    def seen() -> list[list[str]]:
-        queries = [topic.held_out[0] for topic in TOPICS]
-        return [ids(api.search(query, user_id, JUDGED)) for user_id in TWO_USERS for query in queries]
-
-    first = api.blue()
-    second = f"{first}@second"
-    expected = seen()
-    api.call("POST", "/internal/vectordb/collections/create", {"embedding_model_id": second})
-    send(show, api, "build a green collection", objects, vectors, second)
-    api.call("POST", "/internal/vectordb/collections/set-blue", {"embedding_model_id": second})
-    promoted = api.blue()
-    wait(show, api, "promoted: copies follow")
-    after_promotion = seen()
-    api.call("POST", "/internal/vectordb/collections/rollback", {})
-    rolled_back = api.blue()
-    wait(show, api, "rolled back: copies follow")
-    after_rollback = seen()
-    return {
-        "blue_before": first,
-        "blue_promoted": promoted,
-        "blue_rolled_back": rolled_back,
-        "same_results": after_promotion == after_rollback == expected,
-    }
-
-
 def recommended(
     api: Api, relevant: Relevant, clicked_by: Mapping[str, Collection[str]]
 ) -> dict[str, dict[str, Any]]:
@@ -300,18 +155,6 @@ def recommended(
     return recommendations
 
 
-def newcomer_view(show: Show, api: Api, name: str) -> list[list[tuple[str, float]]]:
-    """Return what someone without history sees, ids and distances, for every held-out query."""
-    queries = [query for topic in TOPICS for query in topic.held_out]
-    views = []
-    with show.phase(name, len(queries)) as bar:
-        for query in queries:
-            found = api.search(query, NEWCOMER, JUDGED)
-            views.append([(result["object_id"], result["distance"]) for result in found])
-            bar.advance(bar.task_ids[0])
-    return views
-
-
 def run(
     show: Show, api: Api, objects: Sequence[StdlibObject], vectors: Sequence[Vectors],
     days: int, sessions: int, seed: int, max_drift: float,
@@ -324,9 +167,9 @@ def run(
         max_drift: the largest angle the service allows a copy, radians.
     """
     relevant = relevant_objects(objects)
-    send(show, api, "index the objects", objects, vectors)
+    send(show, api, objects, vectors)
 
-    new_before = newcomer_view(show, api, "a new user: before")
+    new_before = view(show, api, "a new user: before", NEWCOMER)
     lists = {"everyone, before": ids(api.search(QUERY, NEWCOMER, JUDGED))}
     before = judge(show, api, "judge: before", relevant)
     shown_to: dict[str, set[str]] = {user_id: set() for user_id in relevant}
@@ -342,10 +185,10 @@ def run(
     recommendations = recommended(api, relevant, clicked_by)
     for user_id in (*TWO_USERS, NEWCOMER):
         lists[f"{user_id}, after"] = ids(api.search(QUERY, user_id, JUDGED))
-    new_after = newcomer_view(show, api, "a new user: after")
+    new_after = view(show, api, "a new user: after", NEWCOMER)
     uploaded = {o.object_id: rows for o, rows in zip(objects, vectors, strict=True)}
     copies, angle = largest_drift(api, shown_to, uploaded)
-    releases = promote_and_roll_back(show, api, objects, vectors)
+    shipped = ship(show, api, objects, relevant, NEWCOMER, seed)
 
     checks = {
         "held-out nDCG@10 went up": after["mean"] > before["mean"],
@@ -357,10 +200,7 @@ def run(
         "a new user sees what they saw before": new_after == new_before,
         "no copy drifted beyond the limit": copies > 0 and angle <= max_drift + 1e-5,  # of 7 decimals sent
         "no session failed": ended["failed"] == 0,
-        "the promotion and the rollback took effect": (
-            releases["blue_before"] == releases["blue_rolled_back"] != releases["blue_promoted"]
-        ),
-        "both left people's own results as they were": releases["same_results"],
+        **shipped.checks(),
     }
     return {
         "objects": len(objects),
@@ -380,7 +220,7 @@ def run(
             "one_minus_cos": round(1 - float(np.cos(angle)), 4),
             "limit": max_drift,
         },
-        "releases": releases,
+        "green": shipped.as_json(),
         "checks": checks,
         "ok": all(checks.values()),
     }
@@ -424,14 +264,17 @@ def report(console: Console, result: Mapping[str, Any], relevant: Relevant) -> N
         feed.add_row(user_id, one["source"], known, ", ".join(one["object_ids"][:3]))
     console.print(feed)
 
-    drift, releases, queue = result["drift"], result["releases"], result["queue"]
+    console.print(ship_table(result["green"]))
+
+    drift, queue = result["drift"], result["queue"]
+    releases = result["green"]["releases"]
     console.print(
         f"{result['sessions']} sessions, {result['clicks']} clicks: {queue['done']} taught, "
         f"{queue['skipped']} skipped, {queue['failed']} failed; {result['copies']} personal copies\n"
         f"largest drift: 1 - cos = {drift['one_minus_cos']:.4f}, {drift['angle']:.4f} rad "
         f"(limit {drift['limit']})\n"
-        f"blue: {releases['blue_before']} -> promote -> {releases['blue_promoted']} -> rollback -> "
-        f"{releases['blue_rolled_back']}"
+        f"blue: {releases['before']} -> promote -> {releases['promoted']} -> rollback -> "
+        f"{releases['rolled back']}"
     )
     for check, holds in result["checks"].items():
         console.print(f"[green]yes[/] {check}" if holds else f"[bold red]NO[/]  {check}")
@@ -462,8 +305,11 @@ def main(
     Four invented users with different work type the same ambiguous queries ("wait with a timeout") and click
     what suits their work. The service turns each click and skip into personal copies of the objects. Then
     everyone types queries they never typed before, and the results are compared: by nDCG@10, for two users
-    side by side, and for a new user, for whom nothing may change. At last a second collection is promoted
-    and rolled back.
+    side by side, and for a new user, for whom nothing may change.
+
+    Then a whole team searches and clicks. What all of them chose goes into a green collection; it is gated by
+    replaying sessions that it has not learned from, promoted, and searched by a new member of the team who
+    never clicked anything; and rolled back.
 
     Relevance is decided by words in names and summaries, never by the vectors being improved. The exit code
     is 0 only if the results got better and every other promise held.

@@ -70,6 +70,19 @@ PEOPLE = (
     ),
 )
 
+#: A team that builds servers: what its members work with, all of them together.
+TEAM = Person("the team", PEOPLE[0].works_with | PEOPLE[2].works_with)
+#: Share of the team's modules that one member knows.
+KNOWN = 0.6
+
+
+def colleagues(count: int, rng: random.Random) -> tuple[Person, ...]:
+    """Return members of the team, each of whom knows some of its modules."""
+    modules = sorted(TEAM.works_with)
+    each = round(KNOWN * len(modules))
+    return tuple(Person(f"member-{n + 1:02}", frozenset(rng.sample(modules, each))) for n in range(count))
+
+
 TOPICS = (
     Topic("parse", ("pars", "deserial", "loads", "decod"),
           ("parse a string", "parse text into values"),

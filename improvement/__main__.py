@@ -1,7 +1,6 @@
 """Operator's command line: `python -m improvement --help`."""
 
 import gc
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,14 +12,17 @@ import typer
 import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
 
 from improvement.errors import StudioError
+from improvement.green_cli import register as register_green
+from improvement.login import login_name
 from improvement.promotion import promote, rollback
+from improvement.quality_cli import register as register_quality
 from improvement.replay_cli import register as register_replay
 from improvement.settings import Environment, Settings, template
 from improvement.telemetry import configure_logging
-from improvement.wiring import Rooms, build, improver, ticker
+from improvement.terminal import show
+from improvement.wiring import Rooms, build, improver, tickers
 
 app = typer.Typer(
     help="Embedding Studio for Qdrant: serve, watch the queue, switch collections.\n\n"
@@ -67,24 +69,33 @@ def serve(
 
 
 def _start_embedded_worker(rooms: Rooms) -> Any:
-    """Run the improvement actor in this process and return a function that stops it."""
+    """Run the actors in this process and return a function that stops them."""
     import torch
     from dramatiq import Worker
 
-    from improvement.background import declare_improvement
+    from improvement.background import declare_builds, declare_improvement
+    from improvement.green.building import run_builds
     from improvement.jobs import run_improvement
 
     torch.set_num_threads(1)  # the other cores are for the searches
     settings, broker = rooms.settings, rooms.broker
     what = improver(rooms)
-    broker.add_middleware(ticker(rooms))
+    for ticker in tickers(settings, lambda: rooms):
+        broker.add_middleware(ticker)
+    retries = settings.improvement_worker_max_retries
     declare_improvement(
         broker,
         lambda: run_improvement(what, settings.improvement_batch_sessions, settings.session_idle_seconds),
-        settings.improvement_worker_max_retries,
+        retries,
         settings.improvement_worker_time_limit,
     )
-    worker = Worker(broker, worker_threads=1, worker_timeout=100)
+    declare_builds(
+        broker,
+        lambda: run_builds(what, settings.build_lease_seconds),
+        retries,
+        settings.build_worker_time_limit,
+    )
+    worker = Worker(broker, worker_threads=2, worker_timeout=100)  # improving goes on beside a build
     worker.start()
     return worker.stop
 
@@ -96,7 +107,7 @@ def ready(as_json: Json = False) -> None:
         from improvement.api import ready as ask
 
         answers = ask(rooms)
-        _print([{"store": name, "answer": answer} for name, answer in answers.items()], as_json)
+        show([{"store": name, "answer": answer} for name, answer in answers.items()], as_json)
         if any(answer != "ok" for answer in answers.values()):
             raise typer.Exit(1)
 
@@ -105,7 +116,7 @@ def ready(as_json: Json = False) -> None:
 def queue(as_json: Json = False) -> None:
     """Count the improvement queue by status."""
     with _rooms() as rooms:
-        _print([rooms.queue.counts()], as_json)
+        show([rooms.queue.counts()], as_json)
 
 
 @app.command()
@@ -118,7 +129,7 @@ def improve(as_json: Json = False) -> None:
         ended = run_improvement(
             improver(rooms), settings.improvement_batch_sessions, settings.session_idle_seconds
         )
-        _print([{"ended": ended} | rooms.queue.counts()], as_json)
+        show([{"ended": ended} | rooms.queue.counts()], as_json)
 
 
 @app.command("settings")
@@ -131,7 +142,7 @@ def print_settings() -> None:
 def list_collections(domain: Domain = None, as_json: Json = False) -> None:
     """List the collections of a domain and which one is blue."""
     with _rooms() as rooms:
-        _print([r.as_json() for r in rooms.releases.list(domain or rooms.default_domain.name)], as_json)
+        show([r.as_json() for r in rooms.releases.list(domain or rooms.default_domain.name)], as_json)
 
 
 @collections.command()
@@ -139,7 +150,7 @@ def create(model: Model, domain: Domain = None, as_json: Json = False) -> None:
     """Create a green collection for an embedding model."""
     with _rooms() as rooms:
         found = rooms.domains[domain] if domain else rooms.default_domain
-        _print([rooms.releases.create(found, model).as_json()], as_json)
+        show([rooms.releases.create(found, model).as_json()], as_json)
 
 
 @collections.command("set-blue")
@@ -147,9 +158,7 @@ def set_blue(model: Model, domain: Domain = None, as_json: Json = False) -> None
     """Make a collection the serving one; copies are rebuilt on it."""
     with _rooms() as rooms:
         name = domain or rooms.default_domain.name
-        _print(
-            [promote(rooms.releases, rooms.queue, rooms.profiles, rooms.wake, name, model).as_json()], as_json
-        )
+        show([promote(rooms, name, model, login_name()).as_json()], as_json)
 
 
 @collections.command("rollback")
@@ -157,7 +166,7 @@ def roll_back(domain: Domain = None, as_json: Json = False) -> None:
     """Make the collection serve again that was blue before."""
     with _rooms() as rooms:
         name = domain or rooms.default_domain.name
-        _print([rollback(rooms.releases, rooms.queue, rooms.profiles, rooms.wake, name).as_json()], as_json)
+        show([rollback(rooms, name, login_name()).as_json()], as_json)
 
 
 @collections.command()
@@ -192,17 +201,9 @@ def _rooms(**overrides: Any) -> Iterator[Rooms]:
         rooms.close()
 
 
-def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows))
-        return
-    table = Table(*rows[0]) if rows else Table("nothing")
-    for row in rows:
-        table.add_row(*(json.dumps(v) if isinstance(v, dict | list) else str(v) for v in row.values()))
-    Console().print(table)
-
-
 register_replay(app, _rooms)
+register_green(app, _rooms)
+register_quality(app, _rooms)
 
 
 if __name__ == "__main__":

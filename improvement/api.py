@@ -1,7 +1,7 @@
 """create_app: the whole HTTP service over connected rooms."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -10,21 +10,24 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import APIKeyHeader
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pymongo.errors import PyMongoError
 from qdrant_client.http.exceptions import ApiException
 
 from clickstream.actions_api import create_actions_router
 from clickstream.api import ClickstreamRooms, create_internal_router, create_router, create_ubi_router
-from clickstream.records import RegisteredSession
+from clickstream.records import Action, RegisteredSession
 from improvement.batch_routes import batch_router
 from improvement.errors import Conflict, Invalid, NotFound, StudioError, Unavailable
+from improvement.green_routes import green_router
 from improvement.profile_routes import profiles_router
 from improvement.profiles.live import LiveProfiles
+from improvement.quality.gauges import StoredGauges
+from improvement.quality_routes import quality_router
 from improvement.routes import collections_router, objects_router, search_router
 from improvement.security import ApiKeys, BodyLimit
 from improvement.user_routes import users_router
-from improvement.wiring import Rooms
+from improvement.wiring import Rooms, improver
 
 log = structlog.get_logger()
 
@@ -58,19 +61,27 @@ def create_app(rooms: Rooms) -> FastAPI:
         max_events=settings.max_events_per_request,
     )
 
-    live = LiveProfiles(rooms.profiles, rooms.actions, rooms.vectors, rooms.releases, rooms.domains)
+    live = LiveProfiles(
+        rooms.profiles, rooms.actions, rooms.vectors, rooms.releases, rooms.domains, rooms.learning
+    )
+
+    def push(actions: Sequence[Action]) -> int:
+        with rooms.metrics.push_seconds.time():
+            return live.push(actions)
 
     app = FastAPI(title="Embedding Studio for Qdrant", version=version("embedding-studio-qdrant"))
     v1 = APIRouter(prefix="/api/v1")
     v1.include_router(create_router(clickstream), dependencies=client)
     v1.include_router(create_ubi_router(clickstream), dependencies=client)
-    v1.include_router(create_actions_router(clickstream, live.push), dependencies=client)
+    v1.include_router(create_actions_router(clickstream, push), dependencies=client)
     v1.include_router(search_router(rooms), dependencies=client)
     v1.include_router(profiles_router(rooms), dependencies=client)
     v1.include_router(create_internal_router(clickstream), dependencies=operator)
     v1.include_router(objects_router(rooms), dependencies=operator)
     v1.include_router(collections_router(rooms), dependencies=operator)
     v1.include_router(users_router(rooms), dependencies=operator)
+    v1.include_router(green_router(rooms), dependencies=operator)
+    v1.include_router(quality_router(rooms), dependencies=operator)
 
     @v1.get("/ping", tags=["health"])
     def ping() -> dict[str, str]:
@@ -80,11 +91,14 @@ def create_app(rooms: Rooms) -> FastAPI:
     app.include_router(v1)
     app.include_router(batch_router(rooms), dependencies=operator)
     app.include_router(_health(rooms))
+    stored = CollectorRegistry()
+    stored.register(StoredGauges(improver(rooms)))
 
     @app.get("/metrics", tags=["health"], dependencies=operator)
     def metrics() -> Response:
-        """Return Prometheus metrics."""
-        return Response(generate_latest(rooms.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        """Return Prometheus metrics: what this process counts, and what the stores say."""
+        lines = generate_latest(rooms.metrics.registry) + generate_latest(stored)
+        return Response(lines, media_type=CONTENT_TYPE_LATEST)
 
     for kind, status in STATUS:
         app.add_exception_handler(kind, _answer(status))

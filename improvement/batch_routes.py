@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from improvement.errors import Conflict
 from improvement.profiles.batch import BatchReport
 from improvement.routes import chosen
 from improvement.wiring import Rooms
@@ -24,13 +25,19 @@ def batch_router(rooms: Rooms) -> APIRouter:
     ) -> dict[str, Any]:
         """Make the profiles anew whose users acted, in one domain or in all, and say why not of the rest.
 
-        ``more`` says that ``limit`` users were looked at and others may be waiting: ask again.
+        Where learning is frozen nothing is made: 409 for a domain that is named. ``more`` says that ``limit``
+        users were looked at and others may be waiting: ask again.
         """
         domains = list(rooms.domains.values()) if domain is None else [chosen(rooms.domains, domain)]
+        frozen = rooms.learning.frozen(one.name for one in domains)
+        if domain is not None and frozen:
+            raise Conflict(f"learning is frozen in domain {domain!r}: {rooms.learning.of(domain).why}")
         reports: list[BatchReport] = []
         for one in domains:
-            left = limit - sum(map(len, reports))
-            reports.append(rooms.batch.run(one, left))
+            if one.name not in frozen:
+                left = limit - sum(map(len, reports))
+                slowed = one.at_rate(rooms.learning.of(one.name).rate)
+                reports.append(rooms.batch.run(slowed, left))
         answers = [report.as_json() for report in reports]
         skipped, failed = ([why for one in answers for why in one[kind]] for kind in ("skipped", "failed"))
         return {

@@ -69,7 +69,7 @@ def usable_profile(rooms: Rooms, domain: SearchDomain, user_id: str) -> Profile:
     """Return a user's profile, with an embedding of the serving space; raises NotFound with the reason."""
     space = rooms.releases.space(domain.name)
     profile = rooms.profiles.get(user_id, domain.name, space)
-    reason = unusable(profile, space, domain.profiles.min_interactions)
+    reason = unusable(profile, space, domain.in_space(space).profiles.min_interactions)
     if profile is None or reason is not None or profile.embedding is None:
         raise NotFound(
             f"user {user_id!r} has no embedding in domain {domain.name!r}: {reason or 'nothing liked yet'}"
@@ -80,7 +80,7 @@ def usable_profile(rooms: Rooms, domain: SearchDomain, user_id: str) -> Profile:
 def profile_json(profile: Profile, domain: SearchDomain, now: float) -> dict[str, Any]:
     """Return a profile with an embedding as callers see it."""
     assert profile.embedding is not None
-    half_life = domain.profiles.negative_half_life_days
+    half_life = domain.in_space(profile.model_version).profiles.negative_half_life_days
     strength = 0.0 if profile.negative is None else profile.negative.strength(now, half_life)
     return {
         "user_id": profile.user_id,

@@ -3,6 +3,7 @@
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -25,8 +26,9 @@ class Settings(BaseSettings):
     """Every setting of the service; lists are comma-separated."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True
-    )
+        env_file=".env", extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )  # fmt: skip
 
     environment: Environment = Environment.DEVELOPMENT
     """`development` or `production`."""
@@ -79,15 +81,33 @@ class Settings(BaseSettings):
     """How long a worker holds a user before another may take over, seconds."""
     improvement_max_attempts: int = Field(5, ge=1)
     """Claims after which a session that keeps killing its worker is given up as failed."""
+    build_worker_time_limit: int = Field(21_600_000, ge=1_000)
+    """Longest run of one message of green builds, milliseconds; a build cut off goes on with the next."""
+    build_lease_seconds: float = Field(120.0, gt=0)
+    """How long a worker holds a green build, from page to page, before another may take over, seconds."""
     profile_seconds_interval: float = Field(7_200, gt=0)
     """Seconds after which the worker makes the profiles anew whose users acted."""
     popularity_seconds_interval: float | None = Field(None, gt=0)
     """Seconds after which the worker looks again at what is popular; default 3600, embedded 60."""
+    alert_webhook_url: SecretStr | None = None
+    """Where alerts are posted to as JSON (http or https); unset: they are in the log and in the API only."""
 
     @field_validator("domains", "api_client_keys", "api_operator_keys", "cors_origins", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return _split(value)
+
+    @field_validator("alert_webhook_url")
+    @classmethod
+    def _web_address(cls, value: SecretStr | None) -> SecretStr | None:
+        wrong = ValueError("expected an address that begins with http:// or https://")  # and does not show it
+        try:
+            address = urlsplit("http://unset" if value is None else value.get_secret_value())
+        except ValueError:
+            raise wrong from None
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise wrong
+        return value
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
@@ -109,6 +129,11 @@ class Settings(BaseSettings):
     def interval(self) -> float:
         """Seconds between ticks: the setting, or 1800 with Redis and 5 embedded."""
         return self.improvement_seconds_interval or (1800.0 if self.redis_url else 5.0)
+
+    @property
+    def build_interval(self) -> float:
+        """Seconds between two looks at whether a build is due: half a lease, embedded at most 5."""
+        return min(self.interval, self.build_lease_seconds / 2)
 
     @property
     def popularity_interval(self) -> float:

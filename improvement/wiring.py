@@ -14,10 +14,15 @@ from qdrant_client import QdrantClient
 from clickstream.actions import ActionStore
 from clickstream.improvement_queue import ImprovementQueue
 from clickstream.store import ClickstreamStore
-from improvement.background import Ticker, Wake, sender
+from improvement.background import BuildTicker, Ticker, Wake, sender
 from improvement.domain import SearchDomain, load_domain
 from improvement.embedded import EmbeddedMongo
 from improvement.errors import WrongPlugin
+from improvement.green.builds import BuildStore
+from improvement.green.mirror import Mirror
+from improvement.green.population_store import PopulationStore
+from improvement.green.reports import ReportStore
+from improvement.green.shapes import Shaper
 from improvement.improver import Improver
 from improvement.popularity_store import PopularityStore
 from improvement.profiles.batch import ProfileBatch
@@ -25,6 +30,11 @@ from improvement.profiles.cache import MemoryCache, ProfileCache, RedisCache
 from improvement.profiles.neighbours import Neighbours
 from improvement.profiles.store import ProfileStore
 from improvement.propensity_store import PropensityStore
+from improvement.quality.alerts import AlertStore
+from improvement.quality.audits import AuditStore
+from improvement.quality.learning import LearningStore
+from improvement.quality.samples import SampleStore
+from improvement.quality.webhook import Webhook
 from improvement.releases import Releases
 from improvement.settings import Settings
 from improvement.telemetry import Metrics
@@ -50,6 +60,15 @@ class Rooms:
     neighbours: Neighbours
     batch: ProfileBatch
     popularity: PopularityStore
+    population: PopulationStore
+    shaper: Shaper
+    mirror: Mirror
+    builds: BuildStore
+    reports: ReportStore
+    learning: LearningStore
+    alerts: AlertStore
+    audits: AuditStore
+    samples: SampleStore
     broker: Broker
     wake: Wake
     metrics: Metrics
@@ -118,11 +137,20 @@ def build(
             cache = RedisCache.at(settings.redis_url.get_secret_value(), next(iter(domains)))
             stack.callback(cache.close)
         profiles, neighbours = ProfileStore(database, cache), Neighbours(qdrant, vectors)
+        population, builds, reports = PopulationStore(database), BuildStore(database), ReportStore(database)
+        shaper = Shaper(population)
+        audits, samples = AuditStore(database), SampleStore(database)
+        webhook = settings.alert_webhook_url
         metrics = Metrics()
         clickstream.ensure_indexes()
         actions.ensure_indexes()
         profiles.ensure_indexes()
         queue.ensure_indexes()
+        population.ensure_indexes()
+        reports.ensure_indexes()
+        builds.ensure_indexes()
+        audits.ensure_indexes()
+        samples.ensure_indexes()
         for domain in domains.values():
             releases.ensure(domain)
         checks: dict[str, Callable[[], Any]] = {
@@ -144,6 +172,15 @@ def build(
             neighbours=neighbours,
             batch=ProfileBatch(profiles, actions, vectors, releases, neighbours, metrics),
             popularity=PopularityStore(database),
+            population=population,
+            shaper=shaper,
+            mirror=Mirror(vectors, shaper),
+            builds=builds,
+            reports=reports,
+            learning=LearningStore(database),
+            alerts=AlertStore(database, None if webhook is None else Webhook(webhook)),
+            audits=audits,
+            samples=samples,
             broker=broker,
             wake=sender(broker),
             metrics=metrics,
@@ -153,10 +190,20 @@ def build(
         )
 
 
-def ticker(rooms: Rooms) -> Ticker:
-    """Return the middleware that wakes the workers once per interval."""
-    interval = rooms.settings.interval
-    return Ticker(lambda: rooms.queue.take_tick("improvement", interval), interval)
+def tickers(settings: Settings, rooms: Callable[[], Rooms]) -> list[Ticker]:
+    """Return the middlewares that wake the workers, once per interval and for what is due of builds.
+
+    Args:
+        rooms: asked for at every tick, so that the first one may connect.
+    """
+
+    def building() -> bool:
+        return bool(rooms().builds.due()) and rooms().queue.take_tick("builds", settings.build_interval)
+
+    return [
+        Ticker(lambda: rooms().queue.take_tick("improvement", settings.interval), settings.interval),
+        BuildTicker(building, settings.build_interval),
+    ]
 
 
 def improver(rooms: Rooms) -> Improver:
@@ -171,11 +218,21 @@ def improver(rooms: Rooms) -> Improver:
         actions=rooms.actions,
         batch=rooms.batch,
         popularity=rooms.popularity,
+        population=rooms.population,
+        mirror=rooms.mirror,
+        builds=rooms.builds,
+        reports=rooms.reports,
+        learning=rooms.learning,
+        alerts=rooms.alerts,
+        audits=rooms.audits,
+        samples=rooms.samples,
+        wake=rooms.wake,
         lease_seconds=rooms.settings.improvement_lease_seconds,
         max_attempts=rooms.settings.improvement_max_attempts,
         profile_interval=rooms.settings.profile_seconds_interval,
         popularity_interval=rooms.settings.popularity_interval,
         metrics=rooms.metrics,
+        optimize=rooms.optimize,
     )
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,16 @@ import redis
 from pymongo.database import Database
 
 from clickstream.improvement_queue import Owner, Request
+from improvement.background import build_sender
 from improvement.domain import SearchDomain
+from improvement.green.builds import BuildState, Stage
+from improvement.green.orders import ask_build
 from improvement.jobs import improve_users, run_improvement
 from improvement.settings import Settings
 from improvement.wiring import Rooms, build, improver
 from tests.support import click, eventually, make_objects, make_session
 from tests.worker_domain import domain as WORK
+from tests.worker_domain import slow as SLOW
 
 ROOT = Path(__file__).parents[1]
 ON_SERVER = bool(os.environ.get("TEST_QDRANT_URL"))
@@ -204,6 +209,49 @@ def undisturbed(
     database.client.drop_database(quiet.mongo_database)
     assert result
     return result
+
+
+def test_improving_goes_on_beside_a_build_and_a_killed_builder_is_replaced(
+    mongo_url: str, database: Database[Any], redis_url: str, flushed: redis.Redis, tmp_path: Path
+):
+    settings = settings_for(mongo_url, database.name, tmp_path / "edge")
+    with opened(settings, SLOW) as rooms:
+        objects = [replace(o, texts=("a word",) * len(o.parts)) for o in make_objects(SLOW, 700)]
+        rooms.vectors.upsert(rooms.releases.blue(SLOW.name).collection_id, objects)
+    sender = settings_for(mongo_url, database.name, tmp_path / "other", redis_url=redis_url)
+    environment = {
+        "DOMAINS": "tests.worker_domain:slow",
+        "BUILD_LEASE_SECONDS": "1",
+        "IMPROVEMENT_SECONDS_INTERVAL": "0.5",
+    }
+    with opened(sender, SLOW) as rooms:
+        build = ask_build(improver(rooms), SLOW, space="words-v2", population=False, by="a test")
+
+        def stands(*stages: Stage, least: int = 0) -> bool:
+            now = rooms.builds.get(build.build_id)
+            return now.active and now.stage in stages and now.done >= least
+
+        with worker(settings, redis_url, **environment) as process:
+            build_sender(rooms.broker)()
+            eventually(lambda: stands(Stage.OBJECTS, least=1), 60)
+            session = make_session("s", "ann", [f"o{n}" for n in range(10)], domain=SLOW.name)
+            rooms.clickstream.register(session)
+            rooms.clickstream.push_events([("s", click("o3"))])
+            rooms.queue.enqueue([Request("s", Owner(SLOW.name, "ann"), 1)])
+            rooms.wake()
+            eventually(lambda: rooms.queue.counts()["done"] == 1, 60)
+            assert stands(Stage.OBJECTS), "improved before the objects were there"
+            os.killpg(process.pid, signal.SIGKILL)
+        with worker(settings, redis_url, **environment):
+            eventually(lambda: not rooms.builds.get(build.build_id).active, 60)
+        built = rooms.builds.get(build.build_id)
+    assert (built.state, built.failed, built.reason) == (BuildState.BUILT, 0, None)
+    with opened(settings, SLOW) as rooms:
+        blue, green = rooms.releases.world(SLOW.name).releases
+        assert green.embedding_model_id == build.embedding_model_id
+        assert rooms.vectors.count(green.collection_id, None) == 700
+        held = [rooms.vectors.copies(one.collection_id, ["ann"]) for one in (blue, green)]
+        assert {ref.original_id for ref in held[0]} == {ref.original_id for ref in held[1]} != set()
 
 
 def _improve_and_die(settings: dict[str, Any], after: int) -> None:

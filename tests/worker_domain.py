@@ -1,5 +1,20 @@
-"""The domain of the worker tests, loaded by worker processes as `tests.worker_domain:domain`."""
+"""Domains of the worker tests, loaded by worker processes as `tests.worker_domain:domain` and `:slow`."""
 
-from tests.support import make_domain
+import time
+from collections.abc import Sequence
+
+from improvement.objects import Vectors
+from tests.support import WordEncoder, make_domain
+
+
+class Slow(WordEncoder):
+    """Takes three seconds for a thousand texts, so that a test can do something meanwhile."""
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        time.sleep(0.003 * len(texts))
+        return super().encode(texts)
+
 
 domain = make_domain("work")
+#: Can be built in another space, slowly.
+slow = make_domain("slow", variants=(make_domain("slow", dimensions=8, encoder=Slow(8, "words-v2")),))

@@ -23,7 +23,9 @@ TINY = {
     "interest_embeddings": [
         "20", "45", "--rounds", "2", "--actions", "20", "--objects", "300", "--dimensions", "16", "--reread",
     ],
+    "build": ["200", "400", "--dimensions", "16"],
     "profiles": ["100", "--users", "7", "--objects", "30"],
+    "switches": ["3", "--builds", "1", "--objects", "120", "--rate", "40", "--users", "4"],
 }  # fmt: skip
 
 
@@ -99,6 +101,33 @@ def test_a_batch_costs_as_many_store_calls_as_one_session_but_for_chunks(runs: d
     assert 0 < sum(many["seconds_in"]["Mongo"]) + sum(many["seconds_in"]["Qdrant"]) < sum(many["seconds"])
 
 
+def test_a_build_is_timed_stage_by_stage_at_every_size(runs: dict[str, Run]):
+    result = runs["build"].result
+    for row, objects in zip(result["rows"], (200, 400), strict=True):
+        assert (row["objects"], row["users"], row["sessions"]) == (
+            objects,
+            max(2, objects // 100),
+            objects // 10,
+        )
+        assert list(row["seconds"]) == ["evidence", "objects", "copies", "index"]
+        assert row["objects_per_second"] == pytest.approx(objects / sum(row["seconds"].values()), rel=0.05)
+        assert row["copies"] > 0 < row["turned"]
+    for goal, what in zip(result["goals"], ("all but index", "all"), strict=True):
+        assert goal["measured"] == f"{result['slopes'][what]:.2f}"
+        assert goal["met"] == (result["slopes"][what] <= 1.15)
+
+
+def test_everything_written_during_switches_is_compared_with_what_all_collections_hold(runs: dict[str, Run]):
+    result = runs["switches"].result
+    assert [one["what"] for one in result["switches"]] == ["build", "promote", "rollback", "promote"]
+    assert result["compared"]["collections"] == 2
+    assert 60 < result["compared"]["objects"] <= 120
+    assert result["compared"]["lost"] == result["compared"]["doubled"] == result["compared"]["unknown"] == 0
+    assert set(result["failed"].values()) == {0}
+    assert result["written"] == pytest.approx(result["written_per_second"] * result["seconds"])
+    assert result["requests"].keys() == result["milliseconds"].keys() == {"writes", "searches", "sessions"}
+
+
 def test_searches_are_compared_round_by_round_with_and_without_an_index(runs: dict[str, Run]):
     result = runs["search"].result
     assert [row["engine"] for row in result["rows"]] == ["Edge, no index", "Edge, indexed"]
@@ -168,6 +197,20 @@ def test_a_replay_compares_copies_and_profiles_and_says_which_goals_it_meets(tmp
     assert rows["profile"]["versus"]["copies"].keys() == rows["profile"]["differences"].keys()
     measured = f"{rows['copies + profile']['metrics']['heldout.ndcg@10']['mean']:.4f}"
     assert (result["goals"][0]["measured"], len(result["goals"])) == (measured, 4)
+    for goal in result["goals"]:
+        assert f"goal: {goal['goal']}: {'met' if goal['met'] else 'MISSED'}" in done.stdout
+
+
+def test_the_replay_of_a_population_tells_whether_it_met_its_goals(tmp_path: Path):
+    folder, out = tmp_path / "data", tmp_path / "replay.json"
+    write_folder(folder)
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "population_replay.py", "--dataset", folder, "--json", out],
+        capture_output=True, text=True, timeout=120, env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text("utf-8"))
+    assert len(result["goals"]) >= 5
     for goal in result["goals"]:
         assert f"goal: {goal['goal']}: {'met' if goal['met'] else 'MISSED'}" in done.stdout
 

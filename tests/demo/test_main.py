@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from demo.__main__ import FIRST_CLICK, NEWCOMER, QUERY, TWO_USERS, Api, Show, report, run
+from demo import green
+from demo.__main__ import NEWCOMER, QUERY, TWO_USERS, report, run
+from demo.api import FIRST_CLICK, Api
 from demo.corpus import StdlibObject, stdlib_objects
+from demo.show import Show
 from demo.users import ENOUGH, relevant_objects, words
 
 LIMIT = 0.4
@@ -114,19 +117,42 @@ class Service:
     def internal_vectordb_collections_get_blue_info(self, body):
         return {"embedding_model": {"id": self.blue[-1]}}
 
-    def internal_vectordb_collections_create(self, body):
-        self.collections[body["embedding_model_id"]] = {}
+    def internal_green_build(self, body):
+        """Turn what several users clicked towards what they asked."""
+        about, users = defaultdict(list), defaultdict(set)
+        for session_id, events in self.events.items():
+            for event in events:
+                about[event["object_id"]].append(self.sessions[session_id]["query"])
+                users[event["object_id"]].add(self.sessions[session_id]["user"])
+        sign = -1 if self.fault == "learns the wrong way" else 1
+        self.collections["green"] = {
+            i: np.stack([turned(part, sign * np.mean(about[i], axis=0), LIMIT) for part in parts])
+            if len(users[i]) > 1
+            else parts
+            for i, parts in self.collections["first"].items()
+        }
+        return self.internal_green_status(body)
 
-    def internal_vectordb_collections_objects_upsert(self, body):
-        self.collections[body["embedding_model_id"]] |= stored(body)
+    def internal_green_status(self, body):
+        state = "failed" if self.fault == "build fails" else "built"
+        return {
+            "build_id": "1", "embedding_model_id": "green", "state": state, "stage": "index", "done": 1,
+            "total": 1, "reason": "no reason", "gate_asked": False, "learned": 1, "turned": 1, "failed": 0,
+        }  # fmt: skip
 
-    def internal_vectordb_collections_set_blue(self, body):
-        if self.fault == "promotion loses copies":
-            self.copies.clear()
+    def internal_green_gate(self, body):
+        assert body == {"build_id": "1"}
+
+    def internal_green_report(self, body):
+        return {"passed": self.fault != "gate", "reasons": [], "rules": []}
+
+    def internal_green_promote(self, body):
         if self.fault != "no promotion":
-            self.blue.append(body["embedding_model_id"])
+            self.blue.append("green")
 
-    def internal_vectordb_collections_rollback(self, body):
+    def internal_green_rollback(self, body):
+        if self.fault == "rollback loses copies":
+            self.copies.clear()
         if self.fault not in {"no rollback", "no promotion"}:
             self.blue.pop()
 
@@ -149,6 +175,12 @@ def objects() -> list[StdlibObject]:
     return stdlib_objects(limit=1_000)
 
 
+@pytest.fixture(autouse=True)
+def small_team(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(green, "MEMBERS", 6)
+    monkeypatch.setattr(green, "SESSIONS", 6)
+
+
 def play(service: Service, objects: list[StdlibObject], seed: int = 7):
     vectors = [np.stack([embed(part) for part in found.parts]).astype(np.float32) for found in objects]
     show = Show(Console(file=io.StringIO()))
@@ -161,7 +193,10 @@ def test_a_service_that_learns_passes_and_two_runs_agree(objects):
     assert first["ok"], first["checks"]
     assert first["ndcg_after"]["mean"] > first["ndcg_before"]["mean"]
     assert first["drift"]["angle"] == pytest.approx(LIMIT, abs=1e-4)
-    assert first["sessions"] == len(service.sessions) == 2 * 6 * 4
+    assert first["sessions"] == 2 * 6 * 4
+    assert len(service.sessions) == 2 * 6 * 4 + 6 * 6
+    scores = first["green"]["newcomer"]
+    assert scores["promoted"] > scores["before"] == scores["rolled back"]
     assert first["copies"] == len(service.copies)
     assert first == play(Service(), objects)
     assert first["clicks"] != play(Service(), objects, seed=8)["clicks"]
@@ -189,13 +224,21 @@ def test_sessions_last_longer_than_a_bounce_and_event_ids_are_unique(objects):
         ("failed", "no session failed"),
         ("no promotion", "the promotion and the rollback took effect"),
         ("no rollback", "the promotion and the rollback took effect"),
-        ("promotion loses copies", "both left people's own results as they were"),
+        ("gate", "the gate let the green collection pass"),
+        ("learns the wrong way", "promoted, a new member of the team finds more"),
+        ("no rollback", "after the rollback everybody sees what they saw before"),
+        ("rollback loses copies", "after the rollback everybody sees what they saw before"),
     ],
 )
 def test_a_service_that_breaks_a_promise_fails(objects, fault, check):
     result = play(Service(fault), objects)
     assert not result["checks"][check]
     assert not result["ok"]
+
+
+def test_a_build_that_fails_ends_the_demo_with_its_reason(objects):
+    with pytest.raises(SystemExit, match="failed no reason"):
+        play(Service("build fails"), objects)
 
 
 def test_an_error_of_the_service_ends_the_demo_with_its_words():
