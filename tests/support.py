@@ -167,3 +167,33 @@ class Gap:
             return result
 
         return call
+
+
+class Calls:
+    """Stands before stores, counts their calls, and does something once, right after the n-th of them."""
+
+    def __init__(self, after: int = 0, act: Callable[[], None] = lambda: None) -> None:
+        self.calls, self.after, self.act = 0, after, act
+
+    def before(self, store: Any) -> Any:
+        counter = self
+
+        class Proxy:
+            def __getattr__(self, name: str) -> Any:
+                method = getattr(store, name)
+
+                def call(*args: Any, **kwargs: Any) -> Any:
+                    result = method(*args, **kwargs)
+                    counter.calls += 1
+                    if counter.calls == counter.after:
+                        counter.act()
+                    return result
+
+                return call
+
+        return Proxy()
+
+    def around(self, rooms: Any, *names: str) -> Any:
+        """Return the rooms with this before some of their stores."""
+        names = names or ("clickstream", "queue", "vectors", "releases")
+        return replace(rooms, **{name: self.before(getattr(rooms, name)) for name in names})

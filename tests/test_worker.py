@@ -256,10 +256,10 @@ def test_improving_goes_on_beside_a_build_and_a_killed_builder_is_replaced(
 
 def _improve_and_die(settings: dict[str, Any], after: int) -> None:
     """Improve in a process of its own, killed by SIGKILL right after the n-th store call."""
-    from tests.improvement.test_jobs import Interrupting
+    from tests.support import Calls
 
     with opened(Settings(_env_file=None, **settings)) as rooms:
-        doomed = Interrupting(after, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        doomed = Calls(after, lambda: os.kill(os.getpid(), signal.SIGKILL))
         improve_users(doomed.around(improver(rooms)), 1_000)
 
 

@@ -25,7 +25,7 @@ from improvement.schemas import ObjectBody, to_objects, with_revision
 from improvement.vectors import VectorStore
 from improvement.wiring import Rooms
 from tests.naive import NaiveQdrant
-from tests.support import DIMENSIONS, Gap, WordEncoder, make_domain, make_object, make_objects, serving
+from tests.support import DIMENSIONS, Calls, Gap, WordEncoder, make_domain, make_object, make_objects, serving
 
 SPACE, OTHER = "words-v1", "words-v2"
 
@@ -57,34 +57,13 @@ def catalogue(stores: Any, domain: SearchDomain, release: Release | None = None)
     return catalogue_of(stores, domain, release)
 
 
-class Steps:
-    """Stands before the stores and does something once, right after the n-th call to any of them."""
-
-    def __init__(self, after: int, act: Callable[[], None]) -> None:
-        self.calls, self.after, self.act = 0, after, act
+class Steps(Calls):
+    """Does something once, right after the n-th call to any of the stores that a catalogue writes to."""
 
     def around(self, stores: Stores, domain: SearchDomain) -> Catalogue:
-        proxies = {name: self._proxy(getattr(stores, name)) for name in ("vectors", "releases")}
+        proxies = {name: self.before(getattr(stores, name)) for name in ("vectors", "releases")}
         mirror = type(stores.mirror)(proxies["vectors"], stores.shaper)
         return catalogue(replace(stores, **proxies, mirror=mirror), domain)
-
-    def _proxy(self, store: Any) -> Any:
-        outer = self
-
-        class Proxy:
-            def __getattr__(self, name: str) -> Any:
-                method = getattr(store, name)
-
-                def call(*args: Any, **kwargs: Any) -> Any:
-                    result = method(*args, **kwargs)
-                    outer.calls += 1
-                    if outer.calls == outer.after:
-                        outer.act()
-                    return result
-
-                return call
-
-        return Proxy()
 
 
 @pytest.fixture

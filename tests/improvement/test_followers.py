@@ -1,6 +1,6 @@
 """Copies in every collection that follows the serving one, each in its own space; and trouble in one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from improvement.jobs import improve_users
 from improvement.promotion import rebuild_all
 from improvement.wiring import Rooms, improver
 from tests.improvement.two_spaces import FIRST, SECOND, TEXTS, Worlds, in_two_spaces
-from tests.support import Gap, WordEncoder, click, make_object, make_session
+from tests.support import Calls, Gap, WordEncoder, click, make_object, make_session
 
 
 class Fussy(WordEncoder):
@@ -140,7 +140,7 @@ def test_store_calls_grow_with_the_collections_and_not_with_the_batch(worlds: Wo
             worlds.search(f"{name} {n}", f"{name} {n}", query=f"{name} {n}")
         counted = Calls()
         assert improve_users(counted.around(worlds.improver), 1_000).ended == users
-        return counted.count
+        return counted.calls
 
     one = calls("a", 2)
     assert calls("b", 20) == one
@@ -149,35 +149,6 @@ def test_store_calls_grow_with_the_collections_and_not_with_the_batch(worlds: Wo
     assert calls("d", 20) == two
     worlds.green("words-v2@b")
     assert calls("e", 20) - two == two - one
-
-
-class Calls:
-    """Counts store calls, and does something after one of them."""
-
-    def __init__(self, after: int = 0, act: Callable[[], None] = lambda: None) -> None:
-        self.count, self.after, self.act = 0, after, act
-
-    def around(self, rooms: Improver) -> Improver:
-        names = ("clickstream", "queue", "vectors", "releases")
-        return replace(rooms, **{name: self._proxy(getattr(rooms, name)) for name in names})
-
-    def _proxy(self, store: Any) -> Any:
-        outer = self
-
-        class Proxy:
-            def __getattr__(self, name: str) -> Any:
-                method = getattr(store, name)
-
-                def call(*args: Any, **kwargs: Any) -> Any:
-                    result = method(*args, **kwargs)
-                    outer.count += 1
-                    if outer.count == outer.after:
-                        outer.act()
-                    return result
-
-                return call
-
-        return Proxy()
 
 
 @pytest.mark.parametrize("after", range(1, 18, 4))
@@ -194,7 +165,7 @@ def test_a_collection_that_begins_to_follow_at_any_moment_has_every_copy_afterwa
     worlds.search("s2", "bob", "o4")
     calls = Calls(after, begin)
     improve_users(calls.around(worlds.improver), 100)
-    assert calls.count >= after
+    assert calls.calls >= after
     worlds.improve()
     assert worlds.rooms.queue.counts()["pending"] == 0
     assert worlds.copies(greens[0]) == worlds.alone(greens[0])
@@ -216,7 +187,7 @@ def test_a_switch_at_any_moment_leaves_every_copy_in_what_serves_and_in_what_ser
     worlds.search("s", "ann")
     calls = Calls(after, switch)
     improve_users(calls.around(worlds.improver), 100)
-    assert calls.count >= after
+    assert calls.calls >= after
     worlds.improve()
     assert worlds.status("s") == "done"
     for release in (green, blue):

@@ -1,7 +1,7 @@
 """Improving users under the laws: pure copies, nothing lost, each trouble alone."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from improvement.releases import Release
 from improvement.routes import catalogue
 from improvement.selection import Selection, SessionSelector
 from improvement.wiring import Rooms, improver
-from tests.support import WordEncoder, click, make_object, make_objects, make_session
+from tests.support import Calls, WordEncoder, click, make_object, make_objects, make_session
 
 
 @dataclass
@@ -308,64 +308,12 @@ def test_store_calls_per_batch_do_not_grow_with_the_batch(world: World):
     def calls_for(sessions: range) -> int:
         for i in sessions:
             world.taught(f"s{i}", f"user{i}", range(i % 7, i % 7 + 20), [i % 7 + 3])
-        counted = Counted()
+        counted = Calls()
         improve_users(counted.around(world.improver), 1_000)
         assert world.status(f"s{sessions[-1]}")[0] == "done"
         return counted.calls
 
     assert calls_for(range(3)) == calls_for(range(100, 112))
-
-
-class Counted:
-    """Counts the calls to every store method."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def around(self, rooms: Improver) -> Improver:
-        names = ("clickstream", "queue", "vectors", "releases")
-        return replace(rooms, **{name: self._proxy(getattr(rooms, name)) for name in names})
-
-    def _proxy(self, store: Any) -> Any:
-        counter = self
-
-        class Proxy:
-            def __getattr__(self, name: str) -> Any:
-                method = getattr(store, name)
-
-                def call(*args: Any, **kwargs: Any) -> Any:
-                    counter.calls += 1
-                    return method(*args, **kwargs)
-
-                return call
-
-        return Proxy()
-
-
-class Interrupting(Counted):
-    """Does something once, right after the n-th store call."""
-
-    def __init__(self, after: int, act: Callable[[], None]) -> None:
-        super().__init__()
-        self.after, self.act = after, act
-
-    def _proxy(self, store: Any) -> Any:
-        outer = self
-
-        class Proxy:
-            def __getattr__(self, name: str) -> Any:
-                method = getattr(store, name)
-
-                def call(*args: Any, **kwargs: Any) -> Any:
-                    result = method(*args, **kwargs)
-                    outer.calls += 1
-                    if outer.calls == outer.after:
-                        outer.act()
-                    return result
-
-                return call
-
-        return Proxy()
 
 
 @pytest.mark.parametrize("after", range(2, 13))  # the first call is the claim itself
@@ -375,7 +323,7 @@ def test_a_store_failing_at_any_call_loses_nothing_and_applies_nothing_twice(wor
 
     world.taught("s1", "ann", range(10), [4])
     world.taught("s2", "bob", range(5), [2])
-    interrupted = Interrupting(after, fail)
+    interrupted = Calls(after, fail)
     with pytest.raises(ConnectionError):
         improve_users(interrupted.around(world.improver), 100)
     world.improve()
@@ -394,7 +342,7 @@ def test_a_store_failing_at_any_call_loses_nothing_and_applies_nothing_twice(wor
 def test_an_original_deleted_during_improvement_leaves_no_orphan(world: World, after: int):
     writer = catalogue(world.rooms, world.domain)
     world.taught("s", "ann", range(10), [4])
-    interrupted = Interrupting(after, lambda: writer.delete(["o4", "o5"]))
+    interrupted = Calls(after, lambda: writer.delete(["o4", "o5"]))
     improve_users(interrupted.around(world.improver), 100)
     world.improve()
     assert world.rooms.queue.counts()["pending"] == 0
@@ -406,7 +354,7 @@ def test_an_original_replaced_during_improvement_gets_a_copy_of_the_new_one(worl
     writer = catalogue(world.rooms, world.domain)
     replaced = make_object("o4", np.eye(16, dtype=np.float32)[3], payload={"new": True})
     world.taught("s", "ann", range(10), [4])
-    interrupted = Interrupting(after, lambda: writer.upsert([replaced], world.domain.encoder.model_id))
+    interrupted = Calls(after, lambda: writer.upsert([replaced], world.domain.encoder.model_id))
     improve_users(interrupted.around(world.improver), 100)
     world.improve()
     assert world.rooms.queue.counts()["pending"] == 0
