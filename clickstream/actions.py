@@ -109,6 +109,29 @@ class ActionStore:
             latest = self._actions.find({"domain": domain}, _EVIDENCE).sort("_id", DESCENDING).limit(limit)
             yield from map(_received, latest)
 
+    def since(self, domain: str, moment: float) -> Iterator[ReceivedAction]:
+        """Yield what was done in a domain, by anybody, received from then on, oldest first; read as needed.
+
+        Args:
+            moment: seconds since 1970.
+
+        Yields:
+            Actions; of ``meta`` there is ``dwell_seconds`` at most.
+        """
+        # `_id` begins with the time, in microseconds of a fixed width; a text below "0" is before all of them
+        after = {"$gte": f"{max(0, int(moment * 1e6)):016x}"}
+        yield from map(
+            _received, self._actions.find({"_id": after, "domain": domain}, _EVIDENCE).sort("_id", 1)
+        )
+
+    def held(self, places: Iterable[str]) -> set[str]:
+        """Return those of these places of the log that hold an action; `CHUNK` a request."""
+        asked, found = list(places), set[str]()
+        for start in range(0, len(asked), CHUNK):
+            these = {"_id": {"$in": asked[start : start + CHUNK]}}
+            found |= {one["_id"] for one in self._actions.find(these, {"_id": 1})}
+        return found
+
     def take_back(self, actions: Iterable[ReceivedAction]) -> None:
         """Delete these actions, `CHUNK` a request; those that are gone already are ignored."""
         places = [action.place for action in actions]

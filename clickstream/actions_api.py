@@ -7,7 +7,7 @@ from fastapi import APIRouter, HTTPException
 from pydantic import Field
 
 from clickstream.api import ClickstreamRooms, Rejected, check_count, check_time, in_domain, reason
-from clickstream.records import Action, Record
+from clickstream.records import Action, ReceivedAction, Record
 
 
 class Actions(Record):
@@ -29,11 +29,13 @@ class ActionsReceipt(Record):
     rejected: list[Rejected]
 
 
-def create_actions_router(rooms: ClickstreamRooms, push: Callable[[Sequence[Action]], int]) -> APIRouter:
+def create_actions_router(
+    rooms: ClickstreamRooms, push: Callable[[Sequence[Action]], Sequence[ReceivedAction]]
+) -> APIRouter:
     """Return the route for events outside a search (role client).
 
     Args:
-        push: takes actions, their domain filled in, and returns how many of them were new.
+        push: takes actions, their domain filled in, and returns those of them that were new.
     """
     router = APIRouter(tags=["actions"])
 
@@ -49,7 +51,7 @@ def create_actions_router(rooms: ClickstreamRooms, push: Callable[[Sequence[Acti
                 rejected.append(Rejected(index=index, reason=error.detail))
             except ValueError as error:
                 rejected.append(Rejected(index=index, reason=reason(error)))
-        new = push(actions)
+        new = len(push(actions))
         return ActionsReceipt(accepted=new, repeated=len(actions) - new, rejected=rejected)
 
     return router

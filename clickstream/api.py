@@ -39,6 +39,7 @@ class ClickstreamRooms:
         oldest_seconds: how far back a client's timestamp may lie.
         newest_seconds: how far ahead of our clock a client's timestamp may lie.
         max_events: most events or documents in one request.
+        engaged: is told of events, with the ids of their sessions, once they are stored; must not raise.
     """
 
     store: ClickstreamStore
@@ -50,6 +51,7 @@ class ClickstreamRooms:
     newest_seconds: int = 300
     max_events: int = 1_000
     clock: Callable[[], float] = time.time
+    engaged: Callable[[Sequence[tuple[str, SessionEvent]]], object] = lambda events: None
 
 
 class SessionEvents(Record):
@@ -112,7 +114,9 @@ def create_router(rooms: ClickstreamRooms) -> APIRouter:
         check_count(rooms, body.events)
         for event in body.events:
             check_time(rooms, event.created_at)
-        rooms.store.push_events([(body.session_id, event) for event in body.events])
+        events = [(body.session_id, event) for event in body.events]
+        rooms.store.push_events(events)
+        rooms.engaged(events)
 
     @router.post("/session/irrelevant")
     def mark_irrelevant(body: SessionRef) -> None:
@@ -164,6 +168,7 @@ def create_ubi_router(rooms: ClickstreamRooms) -> APIRouter:
             except (ValueError, ValidationError) as error:
                 rejected.append(Rejected(index=index, reason=reason(error)))
         rooms.store.push_events(events)
+        rooms.engaged(events)
         return Receipt(accepted=len(events), rejected=rejected)
 
     return router
@@ -284,5 +289,6 @@ def reason(error: ValueError) -> str:
 
 
 def session_json(session: RegisteredSession) -> dict[str, Any]:
-    """Return a session in the published form."""
-    return session.model_dump(exclude={"query_vector", "session_number"})
+    """Return a session in the published form; its experiment if it has one."""
+    nothing = {name for name in ("experiment", "arm", "mixed") if getattr(session, name) is None}
+    return session.model_dump(exclude={"query_vector", "session_number"} | nothing)

@@ -6,3 +6,5 @@ IMPROVEMENT_QUEUE = "improvement_worker"
 IMPROVE_ACTOR = "improvement_worker"
 #: Dramatiq queue of green builds, and the actor that does what is due of them; likewise.
 BUILDS_QUEUE = BUILD_ACTOR = "builds"
+#: Dramatiq queue of the two towers, and the actor that trains and publishes what is due of them; likewise.
+TOWERS_QUEUE = TOWERS_ACTOR = "towers"

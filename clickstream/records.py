@@ -95,7 +95,9 @@ class Session(Record):
     """One search and what it showed, best first.
 
     ``created_at`` is filled with the server's clock when the client leaves it out. ``domain`` names the
-    search domain (ours; the first configured one when left out).
+    search domain (ours; the first configured one when left out). ``experiment`` and ``arm`` name the
+    experiment that its user took part in, and what it showed them (ours; neither when left out); ``mixed``
+    says that two rankings were to be mixed for them, even if nothing was found.
     """
 
     session_id: Identifier
@@ -107,6 +109,9 @@ class Session(Record):
     user_id: Identifier | None = None
     created_at: Timestamp | None = None
     domain: Annotated[str, Field(max_length=64)] | None = None
+    experiment: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    arm: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    mixed: bool | None = None
 
 
 class SessionEvent(Record):

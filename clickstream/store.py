@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest
 from itertools import groupby, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from pymongo import ASCENDING, DESCENDING, DeleteMany, DeleteOne, InsertOne, UpdateOne
 from pymongo.database import Database
@@ -34,6 +34,18 @@ ASKED = 200
 HISTORY_PAGE = 100
 
 Document = dict[str, Any]
+
+#: What all pages of a session must say alike, or else it is of no arm.
+_COUNTED_BY = ("user_id", "experiment", "arm", "mixed")
+_NO_ARM: Document = {"experiment": None, "arm": None, "mixed": None}
+
+
+class Whose(NamedTuple):
+    """A session's domain and user, and whether it must not teach."""
+
+    domain: str
+    user_id: str | None
+    is_irrelevant: bool
 
 
 class SessionFull(ValueError):
@@ -81,6 +93,7 @@ class ClickstreamStore:
         self._sessions.create_index([("swept", ASCENDING), ("last_activity_at", ASCENDING)])
         self._sessions.create_index([("batch_id", ASCENDING), ("session_number", ASCENDING)])
         self._sessions.create_index([("domain", ASCENDING), ("registered_at", ASCENDING), ("_id", ASCENDING)])
+        self._sessions.create_index([("domain", ASCENDING), ("last_activity_at", ASCENDING)])
         self._sessions.create_index("user_id")
         self._events.create_index([("session_id", ASCENDING), ("event_id", ASCENDING)], unique=True)
         self._batches.create_index("release_id", unique=True)
@@ -107,26 +120,29 @@ class ClickstreamStore:
         repeats = insert_new(lambda: self._sessions.bulk_write(list(map(InsertOne, first.values())), False))
         if not repeats and len(first) == len(documents):
             return []
-        return self._extend([session for session, _ in sessions if session.search_results])
+        return self._extend([session for session, _ in sessions])
 
     def _extend(self, pages: Sequence[Session]) -> list[str]:
         """Append to known sessions what their new pages show and they have not shown yet.
+
+        Those that no longer are of one arm alone lose it, see `_of_another_arm`.
 
         Another process may be extending the same session right now: an update only lands on the list it was
         made for, and whoever comes second reads again. A session that was erased meanwhile stays erased.
         """
         ids = list({page.session_id for page in pages})
         while True:
-            known = self._sessions.find({"_id": {"$in": ids}}, {"search_results.object_id": 1})
-            shown = {d["_id"]: {r["object_id"] for r in d["search_results"]} for d in known}
-            full, updates = self._extensions(pages, shown)
+            fields = {"search_results.object_id": 1, **dict.fromkeys(_COUNTED_BY, 1)}
+            known = {d["_id"]: d for d in self._sessions.find({"_id": {"$in": ids}}, fields)}
+            full, updates = self._extensions(pages, known)
             if not updates or self._sessions.bulk_write(updates).matched_count == len(updates):
                 return full
 
     def _extensions(
-        self, pages: Sequence[Session], shown: Mapping[str, set[str]]
+        self, pages: Sequence[Session], known: Mapping[str, Document]
     ) -> tuple[list[str], list[UpdateOne]]:
         """Return the sessions that are full, and the updates that append what is new to the others."""
+        shown = {i: {result["object_id"] for result in one["search_results"]} for i, one in known.items()}
         full, updates = [], []
         for page in pages:
             seen = shown.get(page.session_id)
@@ -136,13 +152,18 @@ class ClickstreamStore:
             fresh = [result for object_id, result in results.items() if object_id not in seen]
             if len(seen) + len(fresh) > MAX_SHOWN:
                 full.append(page.session_id)
-            elif fresh:
+                continue
+            change: Document = {}
+            if fresh:
                 change = {
                     "$push": {"search_results": {"$each": fresh}},
                     "$inc": {"shown": len(fresh), "version": 1},
                     "$set": {"swept": False},
                     "$max": {"last_activity_at": self._clock()},
                 }
+            if _of_another_arm(page, known[page.session_id], adds=bool(fresh)):
+                change["$set"] = change.get("$set", {}) | _NO_ARM
+            if change:
                 updates.append(UpdateOne({"_id": page.session_id, "shown": len(seen)}, change))
                 seen.update(result["object_id"] for result in fresh)
         return full, updates
@@ -240,6 +261,24 @@ class ClickstreamStore:
             while page := [(one["_id"], one["registered_at"]) for one in islice(found, HISTORY_PAGE)]:
                 yield page
 
+    def of_experiment(
+        self, domain: str, experiment: str, since: float, until: float, limit: int
+    ) -> Iterator[list[RegisteredSession]]:
+        """Yield an experiment's first ``limit`` sessions registered from then on and before ``until``.
+
+        Oldest first, in pages of `HISTORY_PAGE`, with all their events, read as the caller needs them. Who
+        was erased meanwhile is not among them.
+        """
+        if limit <= 0:  # to Mongo, 0 is no limit
+            return
+        wanted = _registered(domain, since, until) | {"experiment": experiment}
+        order = [("registered_at", ASCENDING), ("_id", ASCENDING)]
+        ids = [one["_id"] for one in self._sessions.find(wanted, {"_id": 1}).sort(order).limit(limit)]
+        for start in range(0, len(ids), HISTORY_PAGE):
+            page = ids[start : start + HISTORY_PAGE]
+            known = {session.session_id: session for session in self.sessions(page)}
+            yield [known[session_id] for session_id in page if session_id in known]
+
     def count_registered(self, domain: str, since: float, until: float) -> int:
         """Return how many of a domain's sessions were registered from ``since`` until before ``until``."""
         return self._sessions.count_documents(_registered(domain, since, until))
@@ -282,6 +321,28 @@ class ClickstreamStore:
             told += [(one["user_id"], session_id in clicked) for session_id, one in page.items()]
         return told
 
+    def active(self, domain: str, since: float) -> Iterator[list[tuple[RegisteredSession, float]]]:
+        """Yield a domain's sessions that were active from then on, oldest activity first, with its time.
+
+        With all their events, in pages of `HISTORY_PAGE`, two round trips each, read as the caller needs
+        them. Registering, a further page and an event are activity, by the server's clock; whatever is active
+        again meanwhile may be missing, or come twice.
+        """
+        mine = {"domain": domain, "last_activity_at": {"$gte": since}}
+        with self._sessions.find(mine).sort("last_activity_at", ASCENDING) as found:
+            while page := list(islice(found, HISTORY_PAGE)):
+                times = {document["_id"]: document["last_activity_at"] for document in page}
+                yield [(session, times[session.session_id]) for session in self._joined(page)]
+
+    def owners(self, session_ids: Iterable[str]) -> dict[str, Whose]:
+        """Return whose the known ones of these sessions are; one round trip for `ASKED`."""
+        asked, found = list(dict.fromkeys(session_ids)), dict[str, Whose]()
+        fields = {"domain": 1, "user_id": 1, "is_irrelevant": 1}
+        for start in range(0, len(asked), ASKED):
+            for one in self._sessions.find({"_id": {"$in": asked[start : start + ASKED]}}, fields):
+                found[one["_id"]] = Whose(one["domain"], one["user_id"], one["is_irrelevant"])
+        return found
+
     def active_users(self, domain: str, since: float, limit: int) -> set[str]:
         """Return who had one of a domain's newest ``limit`` sessions, if it was registered since then."""
         if limit <= 0:  # to Mongo, 0 is no limit
@@ -290,6 +351,10 @@ class ClickstreamStore:
         order = [("registered_at", DESCENDING), ("_id", DESCENDING)]
         found = self._sessions.find(recent, {"user_id": 1}).sort(order).limit(limit)
         return {one["user_id"] for one in found if one["user_id"] is not None}
+
+    def uncount(self, session_id: str) -> None:
+        """Take a session out of its experiment, for something else was shown in it; safe to repeat."""
+        self._sessions.update_one({"_id": session_id}, {"$set": _NO_ARM})
 
     def version(self, session_id: str) -> int | None:
         """Return how often the session changed, or None if unknown; clocks play no part in it."""
@@ -433,6 +498,17 @@ class ClickstreamStore:
             created_at=int(document["created_at"]),
             released_at=document["released_at"],
         )
+
+
+def _of_another_arm(page: Session, known: Document, *, adds: bool) -> bool:
+    """Say whether a further page takes a session out of its experiment: other arm, user, or kind of list.
+
+    What names no experiment and adds nothing is a repeat, by a frontend that does not know of experiments.
+    A session without an arm never gets one: its first page was something else.
+    """
+    if known.get("arm") is None or (page.experiment is None and page.arm is None and not adds):
+        return False
+    return any(getattr(page, name) != known.get(name) for name in _COUNTED_BY)
 
 
 def _registered(domain: str, since: float, until: float) -> Document:

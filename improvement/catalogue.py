@@ -20,6 +20,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import structlog
@@ -47,6 +48,14 @@ ROUNDS = 20
 Wanted = Mapping[str, str | None]
 
 
+class Behind(Protocol):
+    """What else is told of every write, behind it, see `improvement.two_tower.following`."""
+
+    def bring(self, domain: SearchDomain, object_ids: Sequence[str]) -> None:
+        """Bring in line with these objects what else holds them."""
+        ...
+
+
 class Catalogue:
     """Upserts, inserts and deletes of one domain's objects; round trips per batch, never per object.
 
@@ -59,6 +68,7 @@ class Catalogue:
         domain: as it is configured, with all its variants.
         aside: a collection made by hand, to write instead of the blue one; should it begin to serve
             meanwhile, what is written goes the way of everything.
+        behind: is told of every write of originals.
     """
 
     def __init__(
@@ -71,9 +81,11 @@ class Catalogue:
         mirror: Mirror,
         shaper: Shaper,
         aside: Release | None = None,
+        behind: Behind | None = None,
     ) -> None:
         self._domain, self._vectors, self._queue, self._wake = domain, vectors, queue, wake
         self._releases, self._mirror, self._shaper, self._aside = releases, mirror, shaper, aside
+        self._behind = behind
 
     def insert(self, objects: Sequence[Object], space: str) -> None:
         """Write new objects; raises Conflict, and writes nothing, when an original exists already."""
@@ -119,6 +131,7 @@ class Catalogue:
 
         if given:
             self._carry(write, wanted)
+            self._tell(wanted)
         if copies:
             self._write_copies(copies, space)
 
@@ -138,6 +151,7 @@ class Catalogue:
 
         if object_ids:
             self._carry(write, dict.fromkeys(object_ids))
+            self._tell(dict.fromkeys(object_ids))
 
     def _carry(self, write: Callable[[Release], bool], wanted: Wanted) -> None:
         """Write the blue collection and bring the others in line until all of them were seen to hold it.
@@ -204,6 +218,10 @@ class Catalogue:
                     first=next(iter(brought.failed.items())),
                 )  # fmt: skip
         return in_line
+
+    def _tell(self, wanted: Wanted) -> None:
+        if self._behind is not None:
+            self._behind.bring(self._domain, list(wanted))
 
     def _refuse(self, blue: Release, begun: Wanted, failed: Mapping[str, str]) -> None:
         """Say what cannot be made for the collection that serves, after undoing what this call wrote before.

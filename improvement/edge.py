@@ -31,6 +31,7 @@ from improvement.edge_types import (
     engine_params,
     engine_point,
     engine_schema,
+    engine_vectors,
     full_hnsw,
     wanted,
 )
@@ -271,6 +272,26 @@ class EdgeClient:
             # and a ragged multivector panics the engine, again each time the log is replayed: a lost shard.
             converted = [engine_point(vectors, point) for point in points]
             self._update(collection_name, engine.UpdateOperation.upsert_points(converted), len(converted))
+        return done()
+
+    def update_vectors(
+        self,
+        collection_name: str,
+        points: Sequence[models.PointVectors],
+        *,
+        wait: bool = True,
+        update_filter: models.Filter | None = None,
+    ) -> models.UpdateResult:
+        """Replace these named vectors of points that pass the filter; their payload, and other vectors, stay.
+
+        Raises:
+            Invalid: a point does not exist; those before it are written.
+        """
+        vectors = self._collection(collection_name).vectors
+        with _translated(collection_name):
+            converted = [engine_vectors(vectors, point) for point in points]  # all checked, as in `upsert`
+            operation = engine.UpdateOperation.update_vectors(converted, engine_filter(update_filter))
+            self._update(collection_name, operation, len(converted))
         return done()
 
     def delete(self, collection_name: str, points_selector: Any, *, wait: bool = True) -> models.UpdateResult:

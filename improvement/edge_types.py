@@ -72,6 +72,14 @@ def engine_point(vectors: Mapping[str, models.VectorParams], point: models.Point
     return engine.Point(point.id, named, to_jsonable_python(point.payload or {}))
 
 
+def engine_vectors(vectors: Mapping[str, models.VectorParams], point: models.PointVectors) -> Any:
+    """Return a point's new vectors as the engine takes them, checked; raises Invalid."""
+    if not isinstance(point.vector, Mapping):
+        raise Invalid("vector: expected a dict of vector name to vector")
+    named = {name: checked_vector(vectors, name, value) for name, value in point.vector.items()}
+    return engine.PointVectors(point.id, named)
+
+
 def checked_vector(vectors: Mapping[str, models.VectorParams], name: str, value: Any) -> list[Any]:
     """Return a vector as the engine takes it, checked: a list, or a list of lists for a multivector."""
     params = vectors.get(name)

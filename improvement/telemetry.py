@@ -56,6 +56,10 @@ class Metrics:
             "profile_group_seconds", "Time to make one group of profiles anew", registry=self.registry,
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
         )  # fmt: skip
+        self.tower_seconds = Histogram(
+            "tower_update_seconds", "Time for an engagement to move its user's and its item's vector",
+            registry=self.registry, buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1),
+        )  # fmt: skip
         self.searches = Histogram(
             "search_seconds", "Time to answer a similarity search", ["domain", "personalized"],
             registry=self.registry,

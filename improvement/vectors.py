@@ -34,6 +34,9 @@ class PointClient(Protocol):
     """The calls this module makes; `QdrantClient` and `EdgeClient` both have them."""
 
     def upsert(self, collection_name: str, points: Any, wait: bool = ...) -> Any: ...
+    def update_vectors(
+        self, collection_name: str, points: Any, wait: bool = ..., *, update_filter: Any = ...
+    ) -> Any: ...
     def delete(self, collection_name: str, points_selector: Any, wait: bool = ...) -> Any: ...
     def retrieve(
         self, collection_name: str, ids: Any, with_payload: Any = ..., with_vectors: Any = ...
@@ -110,6 +113,14 @@ class Revision(NamedTuple):
     given: str
 
 
+class Told(NamedTuple):
+    """What an original says of itself: its mean part (D,), None without a direction, payload, revision."""
+
+    mean: Vectors | None
+    payload: Mapping[str, Any]
+    revision: str = ""
+
+
 class VectorStore:
     """Objects and copies of the collections behind one client (a server, or Qdrant Edge)."""
 
@@ -136,6 +147,42 @@ class VectorStore:
             if mean.any() and np.isfinite(mean).all():
                 found[(record.payload or {})["object_id"]] = mean
         return found
+
+    def told(self, collection: str, object_ids: Iterable[str]) -> dict[str, Told]:
+        """Return what those of these originals say that exist, by object id."""
+        fields = ["object_id", "payload", "revision"]
+        found: dict[str, Told] = {}
+        for record in self._retrieve(collection, map(point_id, set(object_ids)), fields, [AVERAGE]):
+            payload, vectors = record.payload or {}, record.vector
+            mean = np.asarray(vectors[AVERAGE], dtype=np.float32)  # type: ignore[index, call-overload]
+            useful = bool(mean.any() and np.isfinite(mean).all())
+            mine = mean if useful else None
+            found[payload["object_id"]] = Told(mine, payload["payload"], payload["revision"])
+        return found
+
+    def move(self, collection: str, vectors: Mapping[str, tuple[Vectors, str]]) -> None:
+        """Give originals of one part another vector (D,), `CHUNK` a request; nothing else of them changes.
+
+        Each only if it still has the revision given with the vector. Those that are gone are left out.
+        """
+        moved = [_moved(object_id, *to) for object_id, to in vectors.items()]
+        for start in range(0, len(moved), CHUNK):
+            part = moved[start : start + CHUNK]
+            try:
+                self._move(collection, part)
+            except Exception:  # each client has its own; one that is gone fails all those behind it
+                ids = [str(point.id) for point, _ in part]
+                there = {str(one.id) for one in self._retrieve(collection, ids, False, False)}
+                left = [one for one in part if str(one[0].id) in there]
+                if len(left) == len(part):
+                    raise
+                self._move(collection, left)
+
+    def _move(self, collection: str, moved: Sequence[tuple[models.PointVectors, models.Filter]]) -> None:
+        if moved:
+            unchanged = models.Filter.model_construct(should=[same for _, same in moved])
+            points = [point for point, _ in moved]
+            self._client.update_vectors(collection, points=points, wait=True, update_filter=unchanged)
 
     def revisions(self, collection: str, object_ids: Iterable[str]) -> dict[str, Revision]:
         """Return the revisions of those of these originals that exist, without fetching vectors."""
@@ -495,6 +542,15 @@ def _point(o: Object) -> models.PointStruct:
         payload["raw"] = base64.b64encode(np.ascontiguousarray(o.raw, "<f4").tobytes()).decode()
     vectors = {PARTS: o.parts.tolist(), AVERAGE: o.mean.tolist()}
     return models.PointStruct.model_construct(id=identity, vector=vectors, payload=payload)
+
+
+def _moved(object_id: str, vector: Vectors, revision: str) -> tuple[models.PointVectors, models.Filter]:
+    """Return an original's new vectors, and the condition that it still is of this revision."""
+    identity, row = point_id(object_id), vector.tolist()
+    same = models.FieldCondition(key="revision", match=models.MatchValue(value=revision))
+    these = models.HasIdCondition.model_construct(has_id=[identity])
+    to = models.PointVectors.model_construct(id=identity, vector={PARTS: [row], AVERAGE: row})
+    return to, models.Filter(must=[these, same])
 
 
 def _object(record: models.Record) -> Object:

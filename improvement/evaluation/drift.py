@@ -15,9 +15,10 @@ UNMOVED = 1e-6
 
 
 class Grade(StrEnum):
-    """How a measure stands."""
+    """How a measure stands; a note is between its target and what anybody must be told of."""
 
     GOOD = "good"
+    NOTE = "note"
     WARNING = "warning"
     ALARM = "alarm"
 

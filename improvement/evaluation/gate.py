@@ -88,13 +88,13 @@ def verdict(measured: Measured, settings: GateSettings) -> list[Rule]:
             rules.append(not_inferior(metric, name, measured.differences.get(metric), margin))
     overlap, coverage, missing = measured.overlap, measured.coverage, measured.missing
     rules += [
-        _bounded("overlap", overlap, settings.least_overlap, math.inf, OVERLAP),
-        _bounded("coverage", coverage, settings.least_coverage, math.inf, COVERAGE),
-        _bounded("missing", missing, -math.inf, settings.most_missing, MISSING),
+        bounded("overlap", overlap, settings.least_overlap, math.inf, OVERLAP),
+        bounded("coverage", coverage, settings.least_coverage, math.inf, COVERAGE),
+        bounded("missing", missing, -math.inf, settings.most_missing, MISSING),
     ]
     if measured.drift is not None:
         drift = round(measured.drift, 6)  # what is stored has no more digits than that
-        rules.append(_bounded("drift", drift, -math.inf, settings.most_drift, DRIFT))
+        rules.append(bounded("drift", drift, -math.inf, settings.most_drift, DRIFT))
     return rules
 
 
@@ -122,7 +122,8 @@ def not_inferior(rule: str, name: str, difference: Estimate | None, margin: floa
     return Rule(rule, -margin, difference.low, passed, f"{change} {interval}: {says}")
 
 
-def _bounded(rule: str, found: float, least: float, most: float, sentence: str) -> Rule:
+def bounded(rule: str, found: float, least: float, most: float, sentence: str) -> Rule:
+    """Ask that a number is from ``least`` to ``most``; the sentence has places for both."""
     threshold = least if most == math.inf and least > -math.inf else most
     if math.isnan(found):
         says = f"{rule} could not be measured: there is nothing to measure it on"

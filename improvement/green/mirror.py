@@ -25,12 +25,13 @@ the new one. So what could not be made is never in none: it is in the one that s
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from improvement.domain import SearchDomain
 from improvement.errors import Conflict
-from improvement.green.shapes import Shaper
+from improvement.green.shapes import Shaped
 from improvement.objects import Object
 from improvement.originals import Renewing, delete_originals, write_originals
 from improvement.releases import Release
@@ -60,6 +61,14 @@ class Brought:
         self.failed |= other.failed
 
 
+class Shapes(Protocol):
+    """Makes objects as a release holds them; see `improvement.green.shapes.Shaper`."""
+
+    def shaped(self, domain: SearchDomain, objects: Sequence[Object], space: str, release: Release) -> Shaped:
+        """Return originals as a release holds them; one that cannot be made fails alone."""
+        ...
+
+
 def _nobody(users: set[str]) -> None:
     pass
 
@@ -71,7 +80,7 @@ class Mirror:
     by user id; leave it out only where every user is queued for new copies afterwards.
     """
 
-    def __init__(self, vectors: VectorStore, shaper: Shaper) -> None:
+    def __init__(self, vectors: VectorStore, shaper: Shapes) -> None:
         self._vectors, self._shaper = vectors, shaper
 
     def bring(

@@ -1,6 +1,5 @@
 """May a build serve? The rule of the gate: a passed and fresh report, made against what serves now."""
 
-from improvement.green.builds import Build
 from improvement.green.reports import GateReport
 from improvement.releases import Release
 
@@ -8,12 +7,13 @@ HOUR = 3_600
 
 
 def reasons_against(
-    report: GateReport | None, build: Build, green: Release, blue: Release, fresh_hours: float, now: float
+    report: GateReport | None, build_id: str, green: Release, blue: Release, fresh_hours: float, now: float
 ) -> list[str]:
     """Return why a build may not serve, one sentence each; none if it may.
 
     Args:
         report: its newest one, or None.
+        build_id: which build; of towers the checkpoint.
         green: its collection; ``blue``: the one that serves.
         fresh_hours: hours after which a report is too old.
         now: seconds since 1970.
@@ -23,7 +23,7 @@ def reasons_against(
     against = []
     if not report.passed:
         against.append("its gate did not pass: " + ("; ".join(report.reasons) or "no reason was given"))
-    if (report.build, report.green) != (build.build_id, green.collection_id):
+    if (report.build, report.green) != (build_id, green.collection_id):
         against.append(f"its gate tested another collection, {report.green!r}")
     if report.blue != blue.collection_id:
         against.append(f"its gate compared it with {report.blue!r}, and {blue.collection_id!r} serves now")

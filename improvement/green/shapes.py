@@ -57,7 +57,7 @@ class Shaper:
             reason = f"domain {domain.name!r} has no encoder of the space {release.space!r}"
             return Shaped([], {o.object_id: reason for o in objects})
         else:
-            rows, failed = _embedded(here, objects, here.texts or domain.texts)
+            rows, failed = embedded_rows(here, objects, here.texts or domain.texts)
         turns = self._population.of(release.build, rows) if release.population and release.build else {}
         same = release.space == space
         wide = {o.object_id: _with_centre(o, rows[o.object_id], same) for o in objects if o.object_id in rows}
@@ -70,10 +70,10 @@ class Shaper:
         return Shaped(made, failed)
 
 
-def _embedded(
+def embedded_rows(
     domain: SearchDomain, objects: Sequence[Object], texts_of: TextsOf | None
 ) -> tuple[dict[str, Vectors], dict[str, str]]:
-    """Embed all objects' texts anew: rows by object id, and why there are none."""
+    """Embed all objects' texts anew: parts, then the average, by object id; and why there are none."""
     texts: dict[str, Sequence[str]] = {}
     failed: dict[str, str] = {}
     for o in objects:

@@ -49,8 +49,8 @@ class LiveProfiles:
     learning: LearningStore
     clock: Callable[[], float] = time.monotonic
 
-    def push(self, actions: Sequence[Action]) -> int:
-        """Log actions with their domain filled in; return how many were new.
+    def push(self, actions: Sequence[Action]) -> list[ReceivedAction]:
+        """Log actions with their domain filled in; return those that were new.
 
         Once they are logged nothing fails: what cannot be applied now was announced and is not applied, which
         tells the batch to read it from the log; so is everything while a domain's learning is frozen. However
@@ -76,7 +76,7 @@ class LiveProfiles:
                 log.warning(
                     "profiles wait for the batch", domain=domain, users=len(users), error=repr(error)[:2_000]
                 )
-        return len(received)
+        return received
 
     def _apply(self, name: str, new: Mapping[str, Sequence[ReceivedAction]], until: float) -> None:
         domain = self.domains[name]

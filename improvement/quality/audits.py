@@ -120,6 +120,11 @@ class AuditStore:
         older = {"domain": audit.domain, "healing": self.DUE, "at": {"$lt": audit.at}}
         self._audits.update_many(older, {"$set": {"healing": "a later audit was acted upon"}})
 
+    def forget(self, domain: str, before: float) -> int:
+        """Delete a domain's audits of before then (seconds since 1970), but for what is due."""
+        old = {"domain": domain, "at": {"$lt": before}, "healing": {"$ne": self.DUE}}
+        return self._audits.delete_many(old).deleted_count
+
 
 def new_id() -> str:
     """Return an id for an audit."""

@@ -4,19 +4,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from improvement.domain import SearchDomain
 from improvement.errors import NotFound
 from improvement.green.builds import BuildState
 from improvement.improver import Improver
 from improvement.quality.growth import growth
+from improvement.two_tower.names import towers_name
 
 log = structlog.get_logger()
 
 #: Seconds for which an answer of the stores is good enough; sizes of collections cost more, and change less.
 FRESH, FRESH_SIZES = 30.0, 300.0
+#: Seconds that current numbers of towers are of, newest engagements whose times are told, and as which
+#: quantiles; and batches up to which what waits is counted.
+HOUR, TIMED, QUANTILES, BATCHES = 3_600.0, 1_000, (0.5, 0.95, 0.99), 10
 
 
 class Gauge(NamedTuple):
@@ -48,6 +54,15 @@ MEANINGS = {
     "collection_points": "Points of a collection: originals and personal copies",
     "collection_bytes": "About how many bytes the vectors and payload of a collection take",
     "collection_blue": "1 for the collection that serves, else 0",
+    "tower_update_quantile_seconds": "Time that learning from an engagement took, of the newest in an hour",
+    "tower_pairs_per_hour": "Training pairs of the last hour",
+    "tower_engagements_unclaimed": "Engagements that wait for a training batch, counted up to ten batches",
+    "tower_negatives_per_positive": "Negative training pairs of a day for a positive one by the latest look",
+    "tower_drift_per_day": "Mean cosine distance a day of the towers' vectors by the latest look",
+    "tower_cold_clickthrough": "Click-through of items of the last day by the latest look",
+    "tower_user_coverage_ratio": "Share of the active users with enough engagements who have a vector",
+    "tower_checkpoint_timestamp_seconds": "When the checkpoint that serves was made, seconds since 1970",
+    "tower_audit_timestamp_seconds": "When the towers were looked at last, seconds since 1970",
     "stored_metrics_up": "1 if the stores answered, else 0 and the other numbers are old",
 }
 
@@ -69,6 +84,8 @@ class StoredGauges(Collector):
             "promotions": (FRESH, lambda: [g for d in domains for g in _promotions(rooms, d)]),
             "sizes": (FRESH_SIZES, lambda: list(_sizes(rooms, domains))),
         }
+        if towers := [domain for domain in rooms.domains.values() if domain.towers is not None]:
+            self._sources["towers"] = (FRESH, lambda: [g for d in towers for g in _towers(rooms, d)])
         self._known: dict[str, tuple[float, Sequence[Gauge]]] = {}
 
     def collect(self) -> Iterator[Metric]:
@@ -168,6 +185,36 @@ def _promotions(rooms: Improver, domain: str) -> Iterator[Gauge]:
     found = promotion.watch.found if promotion.watch else None
     for period in ("before", "after") if found else ():
         yield Gauge("promotion_clickthrough", of | {"period": period}, found[period] if found else 0.0)
+
+
+def _towers(rooms: Improver, domain: SearchDomain) -> Iterator[Gauge]:
+    """Tell what is cheap to ask as it is now, and the rest as the latest look at the towers found it."""
+    assert domain.towers is not None
+    name, of = domain.name, {"domain": domain.name}
+    hour_ago = rooms.clock() - HOUR
+    if seconds := rooms.pairs.latencies(name, hour_ago, TIMED):
+        for quantile in QUANTILES:
+            labels = of | {"quantile": str(quantile)}
+            yield Gauge("tower_update_quantile_seconds", labels, float(np.quantile(seconds, quantile)))
+    yield Gauge("tower_pairs_per_hour", of, float(sum(rooms.pairs.counts(name, hour_ago).values())))
+    waiting = rooms.pairs.unclaimed(name, BATCHES * domain.towers.candidate_every)
+    yield Gauge("tower_engagements_unclaimed", of, float(waiting))
+    if (serving := rooms.towers.serving(name)) is not None:
+        made_at = rooms.towers.checkpoint(serving.checkpoint_id).created_at
+        yield Gauge("tower_checkpoint_timestamp_seconds", of, made_at)
+    if (audit := rooms.audits.latest(towers_name(name))) is None:
+        return
+    measured = audit.measured
+    for kind, periods in measured["drift"].items():
+        if periods["day"]["drift"] is not None:
+            yield Gauge("tower_drift_per_day", of | {"of": kind}, periods["day"]["drift"]["mean"])
+    said = {
+        "tower_negatives_per_positive": measured["pairs"]["negatives_per_positive"],
+        "tower_cold_clickthrough": measured["items"]["click_through"],
+        "tower_user_coverage_ratio": measured["users"]["week"]["share"],
+        "tower_audit_timestamp_seconds": audit.at,
+    }
+    yield from (Gauge(gauge, of, value) for gauge, value in said.items() if value is not None)
 
 
 def _sizes(rooms: Improver, domains: Sequence[str]) -> Iterator[Gauge]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from improvement.objects import Object
 from improvement.releases import Release, Releases
+from improvement.two_tower.names import towers_name
 from improvement.vectors import VectorStore
 
 #: Originals looked at to know how large they are; in the order of hashes, so it is a fair sample.
@@ -40,18 +41,18 @@ class Size:
 
 
 def growth(releases: Releases, vectors: VectorStore, domains: Iterable[str]) -> list[dict[str, Any]]:
-    """Return what each collection of these domains holds, see `Size`, as JSON can hold it.
+    """Return what each collection of these domains, and of their towers, holds as JSON; see `Size`.
 
     Three cheap calls a collection: two counts, and a page of `SAMPLE` originals. A collection that is deleted
     meanwhile is left out.
     """
     rows = []
-    for domain in domains:
-        for release in releases.list(domain):
+    for name in (name for domain in domains for name in (domain, towers_name(domain))):
+        for release in releases.list(name):
             try:
                 rows.append(asdict(_size(vectors, release)))
             except Exception:
-                if any(one.collection_id == release.collection_id for one in releases.list(domain)):
+                if any(one.collection_id == release.collection_id for one in releases.list(name)):
                     raise
     return rows
 

@@ -10,7 +10,7 @@ from improvement.errors import Conflict
 from improvement.improver import Improver
 from improvement.promotion import PromotionRooms, profiles_tick, rebuild_all, rollback
 from improvement.quality.alerts import Alert, Severity
-from improvement.quality.audits import Audit
+from improvement.quality.audits import Audit, AuditStore
 from improvement.quality.learning import Learning, LearningStore
 from improvement.quality.samples import SampleStore
 from improvement.releases import Release
@@ -32,6 +32,8 @@ class HealingRooms(PromotionRooms, Protocol):
     def learning(self) -> LearningStore: ...
     @property
     def samples(self) -> SampleStore: ...
+    @property
+    def audits(self) -> AuditStore: ...
 
 
 @dataclass(frozen=True)

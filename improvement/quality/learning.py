@@ -1,7 +1,7 @@
 """LearningStore: whether a domain learns, and how fast; the brake that an operator or an alarm pulls."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,6 +46,11 @@ class LearningStore:
         """Return how a domain learns."""
         found = self._learning.find_one({"_id": domain})
         return Learning(domain) if found is None else _learning(found)
+
+    def each(self, domains: Sequence[str]) -> list[Learning]:
+        """Return how each of these domains learns, in their order; one round trip."""
+        found = {one["_id"]: one for one in self._learning.find({"_id": {"$in": list(domains)}})}
+        return [_learning(found[name]) if name in found else Learning(name) for name in domains]
 
     def frozen(self, domains: Iterable[str]) -> set[str]:
         """Return those of these domains that learn nothing now; one round trip."""
