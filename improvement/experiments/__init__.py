@@ -1,0 +1,1 @@
+"""Online experiments: which users see what, and what is better."""
