@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from improvement.errors import StudioError
+from improvement.experiment_cli import register as register_experiment
 from improvement.green_cli import register as register_green
 from improvement.login import login_name
 from improvement.promotion import promote, rollback
@@ -22,6 +23,7 @@ from improvement.replay_cli import register as register_replay
 from improvement.settings import Environment, Settings, template
 from improvement.telemetry import configure_logging
 from improvement.terminal import show
+from improvement.towers_cli import register as register_towers
 from improvement.wiring import Rooms, build, improver, tickers
 
 app = typer.Typer(
@@ -73,9 +75,10 @@ def _start_embedded_worker(rooms: Rooms) -> Any:
     import torch
     from dramatiq import Worker
 
-    from improvement.background import declare_builds, declare_improvement
+    from improvement.background import declare_builds, declare_improvement, declare_towers
     from improvement.green.building import run_builds
     from improvement.jobs import run_improvement
+    from improvement.two_tower.jobs import run_towers
 
     torch.set_num_threads(1)  # the other cores are for the searches
     settings, broker = rooms.settings, rooms.broker
@@ -95,7 +98,8 @@ def _start_embedded_worker(rooms: Rooms) -> Any:
         retries,
         settings.build_worker_time_limit,
     )
-    worker = Worker(broker, worker_threads=2, worker_timeout=100)  # improving goes on beside a build
+    declare_towers(broker, lambda: run_towers(what), retries, settings.tower_worker_time_limit)
+    worker = Worker(broker, worker_threads=3, worker_timeout=100)  # improving goes on beside a build
     worker.start()
     return worker.stop
 
@@ -204,6 +208,8 @@ def _rooms(**overrides: Any) -> Iterator[Rooms]:
 register_replay(app, _rooms)
 register_green(app, _rooms)
 register_quality(app, _rooms)
+register_towers(app, _rooms)
+register_experiment(app, _rooms)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,11 @@ from qdrant_client.http.exceptions import ApiException
 
 from clickstream.actions_api import create_actions_router
 from clickstream.api import ClickstreamRooms, create_internal_router, create_router, create_ubi_router
-from clickstream.records import Action, RegisteredSession
+from clickstream.records import Action, ReceivedAction, RegisteredSession
 from improvement.batch_routes import batch_router
+from improvement.embed_routes import embed_router
 from improvement.errors import Conflict, Invalid, NotFound, StudioError, Unavailable
+from improvement.experiment_routes import assignment_router, experiment_router
 from improvement.green_routes import green_router
 from improvement.profile_routes import profiles_router
 from improvement.profiles.live import LiveProfiles
@@ -26,6 +28,8 @@ from improvement.quality.gauges import StoredGauges
 from improvement.quality_routes import quality_router
 from improvement.routes import collections_router, objects_router, search_router
 from improvement.security import ApiKeys, BodyLimit
+from improvement.towers_routes import towers_router
+from improvement.two_tower.live import LiveTowers
 from improvement.user_routes import users_router
 from improvement.wiring import Rooms, improver
 
@@ -50,6 +54,10 @@ def create_app(rooms: Rooms) -> FastAPI:
     keys = ApiKeys(settings.api_client_keys, settings.api_operator_keys)
     documented = Depends(APIKeyHeader(name="X-API-Key", auto_error=False))  # shows the lock in /docs
     client, operator = [Depends(keys.client), documented], [Depends(keys.operator), documented]
+    towers = LiveTowers(
+        rooms.domains, rooms.entries, rooms.pairs, rooms.vectors, rooms.towers, rooms.clickstream,
+        rooms.actions, rooms.learning, rooms.metrics,
+    )  # fmt: skip
     clickstream = ClickstreamRooms(
         store=rooms.clickstream,
         queue=rooms.queue,
@@ -59,15 +67,18 @@ def create_app(rooms: Rooms) -> FastAPI:
         oldest_seconds=settings.clickstream_time_max_delta_minus_sec,
         newest_seconds=settings.clickstream_time_max_delta_plus_sec,
         max_events=settings.max_events_per_request,
+        engaged=towers.hear_events,
     )
 
     live = LiveProfiles(
         rooms.profiles, rooms.actions, rooms.vectors, rooms.releases, rooms.domains, rooms.learning
     )
 
-    def push(actions: Sequence[Action]) -> int:
+    def push(actions: Sequence[Action]) -> list[ReceivedAction]:
         with rooms.metrics.push_seconds.time():
-            return live.push(actions)
+            received = live.push(actions)
+        towers.hear_actions(received)
+        return received
 
     app = FastAPI(title="Embedding Studio for Qdrant", version=version("embedding-studio-qdrant"))
     v1 = APIRouter(prefix="/api/v1")
@@ -76,12 +87,16 @@ def create_app(rooms: Rooms) -> FastAPI:
     v1.include_router(create_actions_router(clickstream, push), dependencies=client)
     v1.include_router(search_router(rooms), dependencies=client)
     v1.include_router(profiles_router(rooms), dependencies=client)
+    v1.include_router(embed_router(rooms), dependencies=client)
+    v1.include_router(assignment_router(rooms), dependencies=client)
     v1.include_router(create_internal_router(clickstream), dependencies=operator)
     v1.include_router(objects_router(rooms), dependencies=operator)
     v1.include_router(collections_router(rooms), dependencies=operator)
     v1.include_router(users_router(rooms), dependencies=operator)
     v1.include_router(green_router(rooms), dependencies=operator)
     v1.include_router(quality_router(rooms), dependencies=operator)
+    v1.include_router(towers_router(rooms), dependencies=operator)
+    v1.include_router(experiment_router(rooms), dependencies=operator)
 
     @v1.get("/ping", tags=["health"])
     def ping() -> dict[str, str]:

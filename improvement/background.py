@@ -9,7 +9,14 @@ from dramatiq import Broker, Message, Middleware, Worker
 from dramatiq.errors import BrokerConnectionError
 from redis.exceptions import RedisError
 
-from clickstream.queues import BUILD_ACTOR, BUILDS_QUEUE, IMPROVE_ACTOR, IMPROVEMENT_QUEUE
+from clickstream.queues import (
+    BUILD_ACTOR,
+    BUILDS_QUEUE,
+    IMPROVE_ACTOR,
+    IMPROVEMENT_QUEUE,
+    TOWERS_ACTOR,
+    TOWERS_QUEUE,
+)
 
 log = structlog.get_logger()
 
@@ -28,6 +35,11 @@ def sender(broker: Broker) -> Wake:
 def build_sender(broker: Broker) -> Wake:
     """Return what `sender` does, for whoever builds green collections and runs their gates."""
     return _sender(broker, BUILDS_QUEUE, BUILD_ACTOR)
+
+
+def tower_sender(broker: Broker) -> Wake:
+    """Return what `sender` does, for whoever trains and publishes two towers."""
+    return _sender(broker, TOWERS_QUEUE, TOWERS_ACTOR)
 
 
 def _sender(broker: Broker, queue: str, actor: str) -> Wake:
@@ -68,31 +80,43 @@ def declare_improvement(
 
 
 def declare_builds(broker: Broker, build: Callable[[], int], max_retries: int, time_limit: int) -> None:
-    """Register the actor that does what is due of green builds and gates.
+    """Register the actor that does what is due of green builds and gates; see `_declare_alone`."""
+    _declare_alone(broker, BUILDS_QUEUE, BUILD_ACTOR, build, max_retries, time_limit)
 
-    A process does one at a time, so that its other threads go on improving; the messages that come meanwhile
-    end at once, for whoever is at it looks again before it ends, and so does the next tick.
+
+def declare_towers(broker: Broker, train: Callable[[], int], max_retries: int, time_limit: int) -> None:
+    """Register the actor that does what is due of two towers; see `_declare_alone`."""
+    _declare_alone(broker, TOWERS_QUEUE, TOWERS_ACTOR, train, max_retries, time_limit)
+
+
+def _declare_alone(
+    broker: Broker, queue: str, actor: str, work: Callable[[], int], max_retries: int, time_limit: int
+) -> None:
+    """Register an actor of which a process runs one at a time, so that its other threads go on improving.
+
+    The messages that come meanwhile end at once, for whoever is at it looks again before it ends, and so does
+    the next tick.
 
     Args:
-        build: does the work and returns how many builds it took.
+        work: does what is due and returns how much that was.
         max_retries: how often a message that raised is repeated.
         time_limit: longest run of one message, milliseconds.
     """
-    building = threading.Lock()
+    working = threading.Lock()
 
     @dramatiq.actor(
-        actor_name=BUILD_ACTOR,
-        queue_name=BUILDS_QUEUE,
+        actor_name=actor,
+        queue_name=queue,
         broker=broker,
         max_retries=max_retries,
         time_limit=time_limit,
     )
     def run() -> None:
-        if building.acquire(blocking=False):
+        if working.acquire(blocking=False):
             try:
-                build()
+                work()
             finally:
-                building.release()
+                working.release()
 
 
 class Ticker(Middleware):
@@ -133,3 +157,9 @@ class BuildTicker(Ticker):
     """Wake whoever builds, once per interval while something of builds is due."""
 
     queue, actor = BUILDS_QUEUE, BUILD_ACTOR
+
+
+class TowerTicker(Ticker):
+    """Wake whoever trains two towers, once per interval where a domain has them."""
+
+    queue, actor = TOWERS_QUEUE, TOWERS_ACTOR

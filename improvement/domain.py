@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from improvement.errors import PluginFailed, WrongPlugin
 from improvement.evidence import EvidenceWeights
+from improvement.experiments.settings import Experiment, Treatment
 from improvement.green.settings import GateSettings, PopulationSettings, PromotionSettings
 from improvement.objects import Object, Vectors
 from improvement.profiles.settings import ProfileSettings
 from improvement.quality.settings import AuditSettings, CopyLimits
 from improvement.selection import SessionSelector
+from improvement.two_tower.settings import TowerSettings
 
 if TYPE_CHECKING:  # torch is for the worker; the web process loads domains without it
     import torch
@@ -132,6 +134,8 @@ class SearchDomain:
             and one more if it has an average of its own.
         variants: this domain in other embedding spaces, for builds with another encoder: same name, another
             ``encoder.model_id``. They serve while a collection of their space is blue.
+        towers: how two towers learn beside it; None: there are none.
+        experiment: which users see what, to find out what is better; None: everybody sees the same.
     """
 
     name: str
@@ -149,6 +153,8 @@ class SearchDomain:
     copies: CopyLimits = field(default_factory=CopyLimits)
     texts: Callable[[Object], Sequence[str]] | None = None
     variants: tuple["SearchDomain", ...] = ()
+    towers: TowerSettings | None = None
+    experiment: Experiment | None = None
 
     def in_space(self, space: str) -> "SearchDomain":
         """Return this domain as it is in an embedding space; itself for one that it does not know.
@@ -277,6 +283,19 @@ def check_domain(domain: SearchDomain, plugin: str) -> None:
     expect(isinstance(domain.selector, SessionSelector), "selector", "a SessionSelector", domain.selector)
     expect(isinstance(domain.evidence, EvidenceWeights), "evidence", "an EvidenceWeights", domain.evidence)
     expect(isinstance(domain.profiles, ProfileSettings), "profiles", "a ProfileSettings", domain.profiles)
+    for name, optional in (("towers", TowerSettings), ("experiment", Experiment)):
+        given = getattr(domain, name)
+        expect(given is None or isinstance(given, optional), name, f"None or a {optional.__name__}", given)
+    arms = () if domain.experiment is None else domain.experiment.arms
+    needy = [arm.name for arm in arms if arm.treatment is Treatment.TWO_TOWER and domain.towers is None]
+    expect(not needy, "experiment.arms", "towers in the domain for the treatment two_tower", needy)
+    if domain.towers is not None:
+        strongest = max(domain.evidence.events.values(), default=0.0)
+        expect(
+            strongest >= domain.towers.engaged_from,
+            "towers.engaged_from", f"at most {strongest:g}, the strongest weight: else nobody engages",
+            domain.towers.engaged_from,
+        )  # fmt: skip
     for name in ("prepare", "texts"):
         given = getattr(domain, name)
         expect(given is None or callable(given), name, "None or a callable", given)

@@ -22,6 +22,7 @@ class Erased:
         profiles: domains the user had a profile in.
         neighbours: collections of nearest users that the user was in.
         copies: personal copies in all collections, blue and green.
+        towers: vectors and training pairs of the two towers.
     """
 
     sessions: int
@@ -31,6 +32,7 @@ class Erased:
     profiles: int
     neighbours: int
     copies: int
+    towers: int
 
     def as_json(self) -> dict[str, int]:
         """Return what the API shows."""
@@ -50,6 +52,10 @@ def erase_user(rooms: "Rooms", user_id: str) -> Erased:
     lose what the user searched for, and a gate at work takes it out of what it has just stored; their
     numbers, which are means, stay.
 
+    The towers go by the log, too: whoever learned from an engagement looks, after the last write, whether it
+    is still logged, and deletes the user's vectors and pairs if it is not. How the user moved items stays,
+    for it names nobody: an item tells its engagements apart by digests.
+
     Where learning is frozen, a rebuild would wait, and its line name the user, until somebody resumes: there
     it is queued only if a worker holds the user.
 
@@ -62,9 +68,13 @@ def erase_user(rooms: "Rooms", user_id: str) -> Erased:
     profiles = rooms.profiles.erase(user_id, rooms.domains)
     actions = rooms.actions.erase(user_id)
     rooms.profiles.mark_user(user_id)
-    rooms.samples.erase([Owner(name, user_id).key for name in rooms.domains])  # what audits remember
     neighbours = rooms.neighbours.erase(user_id)  # after the profiles: who finds them gone cleans up
     sessions, events = rooms.clickstream.erase(user_id)
+    # After the log, actions and sessions: what is written while that goes is deleted now, or by its writer.
+    towers = rooms.entries.erase(user_id) + rooms.pairs.erase(user_id)
+    # What audits remember after profiles and entries: one that read these before looks for them behind its
+    # samples.
+    rooms.samples.erase([Owner(name, user_id).key for name in rooms.domains])
     # After the sessions: a gate looks, behind its report, whether those whom it tells of still have theirs.
     rooms.reports.erase(Owner(name, user_id).key for name in rooms.domains)
     queue = rooms.queue.erase(user_id)
@@ -75,6 +85,6 @@ def erase_user(rooms: "Rooms", user_id: str) -> Erased:
     held = rooms.queue.held(owner for owner in owners if owner.domain in frozen)
     rooms.queue.enqueue_rebuild(o for o in owners if o.domain not in frozen or o in held)
     rooms.wake()
-    erased = Erased(sessions, events, actions, queue, profiles, neighbours, copies)
+    erased = Erased(sessions, events, actions, queue, profiles, neighbours, copies, towers)
     log.info("user erased", **erased.as_json())
     return erased

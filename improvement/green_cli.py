@@ -221,7 +221,7 @@ def _add_gate(green: typer.Typer, connect: Connect) -> None:
             from improvement.green.gating import run_gate  # brings torch
 
             build = orders.find_build(rooms.builds, chosen_domain(rooms, domain).name, build_id)
-            with _counts() as count:
+            with counting() as count:
                 report = run_gate(improver(rooms), build, dataset=dataset, seed=seed, progress=count)
             found = report.as_json()
             if html is not None:
@@ -229,13 +229,13 @@ def _add_gate(green: typer.Typer, connect: Connect) -> None:
             if as_json:
                 typer.echo(json.dumps(found))
             else:
-                _print_report(found)
+                print_report(found)
             if not report.passed:
                 raise typer.Exit(1)
 
 
 @contextmanager
-def _counts() -> Iterator[Callable[[str, int], None]]:
+def counting() -> Iterator[Callable[[str, int], None]]:
     """Show how many of what were done; nobody knows of how many."""
     columns = (
         TextColumn("{task.description}"),
@@ -331,7 +331,7 @@ def _print_release(release: dict[str, Any], as_json: bool) -> None:
         typer.echo(f"{release['embedding_model']['id']} serves domain {release['domain']}")
 
 
-def _print_report(report: dict[str, Any]) -> None:
+def print_report(report: dict[str, Any]) -> None:
     """Print the rules and the metrics, then whether it passed, and why not."""
     rules = Table("rule", Column("found", justify="right"), Column("threshold", justify="right"), "holds")
     for rule in report["rules"]:
@@ -361,7 +361,7 @@ def _table(state: dict[str, Any]) -> Table:
         "state": state["state"],
         "stage": state["stage"] if _is_at_work(state) else None,
         "done": _count(state["done"], state["total"], state["rate"]) if _is_at_work(state) else None,
-        "time left": None if eta is None else _span(eta),
+        "time left": None if eta is None else span(eta),
         "learned": f"{state['learned']:,} sessions, {state['turned']:,} objects turned",
         "missing": f"{state['failed']:,} objects" if state["failed"] else None,
         "why": "\n".join(f"{i}: {why}" for i, why in list(state["failures"].items())[:5]) or None,
@@ -388,7 +388,7 @@ def _gate(gate: dict[str, Any] | None, asked: bool) -> str:
     if gate is None:
         return "not run yet"
     age = "" if gate["fresh"] else ", too old to promote by"
-    said = f"{'passed' if gate['passed'] else 'failed'} {_span(gate['age_seconds'])} ago{age}"
+    said = f"{'passed' if gate['passed'] else 'failed'} {span(gate['age_seconds'])} ago{age}"
     return "\n".join([said, *(f"- {reason}" for reason in gate["reasons"])])
 
 
@@ -411,10 +411,10 @@ def _number(value: Any) -> str:
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """Return a length of time as people say it.
 
-    >>> _span(59.7), _span(90 * 60), _span(50 * 3600)
+    >>> span(59.7), span(90 * 60), span(50 * 3600)
     ('60 s', '90 min', '50 h')
     """
     if seconds < 120:

@@ -25,6 +25,12 @@ from improvement.quality.learning import LearningStore
 from improvement.quality.samples import SampleStore
 from improvement.releases import Releases
 from improvement.telemetry import Metrics
+from improvement.two_tower.checkpoints import CheckpointStore
+from improvement.two_tower.entries import EntryStore
+from improvement.two_tower.pairs import PairStore
+from improvement.two_tower.progress import TrainingStore
+from improvement.two_tower.reading import CatalogueFacts
+from improvement.two_tower.serving import ServingTowers
 from improvement.vectors import VectorStore
 
 
@@ -34,6 +40,7 @@ class Improver:
 
     Attributes:
         lease_seconds: how long a claimed user is held.
+        tower_lease: how long a domain's towers are held.
         max_attempts: claims after which an entry that never ends is given up as failed.
         profile_interval: seconds between two batches of profiles.
         popularity_interval: seconds for which what is popular is kept.
@@ -58,8 +65,15 @@ class Improver:
     alerts: AlertStore
     audits: AuditStore
     samples: SampleStore
+    entries: EntryStore
+    pairs: PairStore
+    checkpoints: CheckpointStore
+    training: TrainingStore
+    towers: ServingTowers
+    facts: CatalogueFacts
     wake: Wake
     lease_seconds: float = 120.0
+    tower_lease: float = 120.0
     max_attempts: int = 5
     profile_interval: float = 7_200.0
     popularity_interval: float = 3_600.0

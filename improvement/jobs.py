@@ -9,6 +9,7 @@ import structlog
 from clickstream.improvement_queue import Claim, Entry, Outcome, Owner, Request, Status
 from improvement.copies import UsableSession
 from improvement.domain import SearchDomain
+from improvement.experiments.treatment import evidence_for
 from improvement.green.watch import watch_promotion
 from improvement.improver import Improver
 from improvement.lessons import Lessons, read_lessons
@@ -199,7 +200,10 @@ def _update_profiles(
         if (of := taught.get(one.session.user_id)) is not None:
             of.append(one)
     latest = -domain.profiles.remember
-    evidence = {str(user): searched(of, domain.evidence)[latest:] for user, of in taught.items()}
+    evidence = {
+        str(user): searched(of, evidence_for(domain.experiment, user, domain.evidence))[latest:]
+        for user, of in taught.items()
+    }
     rooms.batch.profiles.put_searched(domain.name, evidence)
     try:
         rooms.batch.rebuild(domain, evidence)

@@ -7,6 +7,8 @@ from clickstream.improvement_queue import Entry, Outcome, Owner, Status
 from improvement.copies import UsableSession
 from improvement.domain import SearchDomain
 from improvement.evidence import happened_at
+from improvement.experiments.settings import Experiment
+from improvement.experiments.treatment import evidence_for
 from improvement.improver import Improver
 from improvement.quality.limits import expires_at
 from improvement.queries import failed
@@ -22,6 +24,7 @@ class Lessons:
         teaching: those of them that teach copies.
         verdicts: why other sessions, or these, teach nothing; by session id.
         forgotten: the users of whom no session is left, perhaps because they were erased.
+        experiment: the one that they may take part in, whose arms may weigh events their own way.
     """
 
     entries: Mapping[Owner, Sequence[Entry]]
@@ -29,6 +32,7 @@ class Lessons:
     teaching: Sequence[UsableSession]
     verdicts: Mapping[str, Outcome]
     forgotten: frozenset[Owner]
+    experiment: Experiment | None = None
 
     @property
     def users(self) -> list[str]:
@@ -72,7 +76,8 @@ def read_lessons(
     for session in sorted(sessions, key=lambda s: (happened_at(s), s.session_id)):
         try:
             selection = domain.selector.select(session)
-            weights = domain.evidence.of(session, propensities) if selection.usable else {}
+            evidence = evidence_for(domain.experiment, session.user_id, domain.evidence)
+            weights = evidence.of(session, propensities) if selection.usable else {}
             if weights:
                 usable.append(UsableSession(session, weights))
             else:
@@ -85,4 +90,4 @@ def read_lessons(
     old = Outcome(Status.SKIPPED, f"registered more than {limits.expire_days} days ago")
     verdicts |= dict.fromkeys(expired, old)
     teaching = [one for one in usable if one.session.session_id not in expired]
-    return Lessons(entries, usable, teaching, verdicts, frozenset(forgotten))
+    return Lessons(entries, usable, teaching, verdicts, frozenset(forgotten), domain.experiment)

@@ -11,6 +11,7 @@ from clickstream.improvement_queue import Owner
 from improvement.domain import SearchDomain
 from improvement.errors import Conflict
 from improvement.evidence import DAY
+from improvement.experiments.treatment import all_evidence
 from improvement.improver import Improver
 from improvement.popularity import acted, popularity, searched
 from improvement.profiles.batch import SETTLE_SECONDS
@@ -37,8 +38,8 @@ FOLLOWERS_INTERVAL = 3_600.0
 
 
 def uses_propensities(domain: SearchDomain) -> bool:
-    """Say whether a domain's evidence asks how likely each place is looked at."""
-    return domain.evidence.max_inverse_propensity > 1
+    """Say whether a domain's evidence, or that of an arm, asks how likely each place is looked at."""
+    return any(evidence.max_inverse_propensity > 1 for evidence in all_evidence(domain))
 
 
 def refresh_propensities(rooms: Improver, domain: SearchDomain) -> None:

@@ -8,11 +8,13 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from clickstream.records import MAX_ID_LENGTH
 from improvement.domain import SearchDomain
 from improvement.errors import NotFound
+from improvement.fallbacks import Fallbacks
 from improvement.profiles.profile import Profile
 from improvement.profiles.usable import unusable
 from improvement.recommend import Recommendations
 from improvement.routes import chosen, search_of
 from improvement.schemas import MAX_LIMIT, Recommend
+from improvement.two_tower.recommending import TowerRecommendations
 from improvement.wiring import Rooms
 
 
@@ -35,7 +37,18 @@ def profiles_router(rooms: Rooms) -> APIRouter:
 
     @router.post("/recommend")
     def recommend(body: Recommend) -> dict[str, Any]:
-        """Recommend objects to a user; ``meta.source`` says from what."""
+        """Recommend objects to a user; ``meta.source`` says from what.
+
+        `model` left out, or `profile`: near the user's profile, own copies included; for whom there is none,
+        `popularity`, then `catalogue`.
+
+        `model: two_tower`: originals near the user's vector in the towers' space (there are no personal
+        copies there). In this order, `meta.source` of the answer and of each result says which:
+        `two_tower` · `pretrained` (the towers do not serve, are untrained or fail: near what the user
+        engaged with, in the encoder's space) · `popularity`, `recency`, `catalogue` (users with fewer
+        engagements than `meta.min_engagements`). `meta.reason` says why it is not the first of them.
+        422 for a domain without towers.
+        """
         return recommendations.recommend(chosen(rooms.domains, body.domain), body)
 
     @router.get("/users/{user_id:any}/embedding")
@@ -62,7 +75,10 @@ def profiles_router(rooms: Rooms) -> APIRouter:
 
 def recommendations_of(rooms: Rooms) -> Recommendations:
     """Return the recommendations over these rooms."""
-    return Recommendations(rooms.vectors, rooms.profiles, rooms.popularity, rooms.releases, search_of(rooms))
+    vectors, profiles, releases = rooms.vectors, rooms.profiles, rooms.releases
+    fallbacks = Fallbacks(vectors, rooms.popularity, rooms.entries)
+    towers = TowerRecommendations(vectors, profiles, releases, rooms.entries, rooms.towers, fallbacks)
+    return Recommendations(vectors, profiles, releases, search_of(rooms), fallbacks, towers)
 
 
 def usable_profile(rooms: Rooms, domain: SearchDomain, user_id: str) -> Profile:

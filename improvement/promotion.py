@@ -83,7 +83,7 @@ def promote_build(rooms: PromotionRooms, build: Build, by: str, force: str | Non
             than the gate lets be missing, or somebody else is switching the domain.
         Invalid: ``by`` or ``force`` is empty or too long.
     """
-    who, why = _said("by", by, MAX_BY), None if force is None else _said("force", force, MAX_WHY)
+    who, why = said("by", by, MAX_BY), None if force is None else said("force", force, MAX_WHY)
     domain = _domain(rooms, build.domain)
     with rooms.releases.promotions.switching(domain.name, who) as hold:
         _settle(rooms, domain.name)
@@ -110,7 +110,7 @@ def promote(rooms: PromotionRooms, domain: str, embedding_model_id: str, by: str
     target = rooms.releases.get(domain, embedding_model_id)
     if target.build is not None and not target.blue:
         return promote_build(rooms, rooms.builds.get(target.build), by)
-    who = _said("by", by, MAX_BY)
+    who = said("by", by, MAX_BY)
     with rooms.releases.promotions.switching(domain, who) as hold:
         configured = _domain(rooms, domain)
         _settle(rooms, domain)
@@ -144,7 +144,7 @@ def rollback(rooms: PromotionRooms, domain: str, by: str, why: str | None = None
     Raises:
         Conflict: there is none, somebody else is switching the domain, or it is not configured.
     """
-    who, reason = _said("by", by, MAX_BY), "" if why is None else _said("why", why, MAX_WHY)
+    who, reason = said("by", by, MAX_BY), "" if why is None else said("why", why, MAX_WHY)
     with rooms.releases.promotions.switching(domain, who) as hold:
         left = rooms.releases.blue(domain)
         configured = _domain(rooms, domain)
@@ -205,7 +205,7 @@ def _switch(
     """Bring a build in line with what serves, to the last write, and have it serve."""
     blue, now = rooms.releases.blue(domain.name), rooms.builds.clock()
     report = _newest_report(rooms, build)
-    against = reasons_against(report, build, green, blue, domain.gate.fresh_hours, now)
+    against = reasons_against(report, build.build_id, green, blue, domain.gate.fresh_hours, now)
     if against and force is None:
         raise Conflict(
             f"build {build.build_id} may not serve: {'. '.join(against)}. Run `green gate` and look at its "
@@ -366,8 +366,9 @@ def _domain(rooms: PromotionRooms, name: str) -> SearchDomain:
     return rooms.domains[name]
 
 
-def _said(name: str, text: str, most: int) -> str:
-    said = text.strip()
-    if not said or len(said) > most:
-        raise Invalid(f"{name}: expected 1 to {most} characters, got {len(said)}")
-    return said
+def said(name: str, text: str, most: int) -> str:
+    """Return what somebody said, without what is blank around it; raises Invalid for nothing, or too much."""
+    stripped = text.strip()
+    if not stripped or len(stripped) > most:
+        raise Invalid(f"{name}: expected 1 to {most} characters, got {len(stripped)}")
+    return stripped

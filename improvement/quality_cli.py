@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -15,10 +15,14 @@ from improvement.quality.audits import Audit
 from improvement.quality.healing import HEALED, go_on, restore
 from improvement.quality.learning import Learning
 from improvement.terminal import By, Connect, DomainName, Json, chosen_domain, show, who
+from improvement.two_tower.audit import audit_name, look
+from improvement.two_tower.healing import HEALED as TOWERS_HEALED
+from improvement.two_tower.healing import go_on_towers
 from improvement.wiring import improver
 
 Limit = Annotated[int, typer.Option(min=1, max=1_000, help="How many, the newest first.")]
 Why = Annotated[str, typer.Option(help="Why; it is recorded.")]
+Towers = Annotated[bool, typer.Option("--towers", help="Of the domain its two towers alone.")]
 Rate = Annotated[
     float | None,
     typer.Option(help="Share of the domain's own learning rates to go on with; as it was if left out."),
@@ -34,6 +38,17 @@ TRENDS: dict[str, tuple[str, ...]] = {
     "users of a week with a profile": ("users", "week", "usable"),
     "users of a week with copies": ("users", "week", "copies"),
     "new objects shown": ("new_objects", "coverage"),
+}
+TOWER_TRENDS: dict[str, tuple[str, ...]] = {
+    "seconds to learn, 95th percentile": ("latency", "p95"),
+    "training pairs an hour": ("per_hour",),
+    "negatives for a positive": ("pairs", "negatives_per_positive"),
+    "engagements that wait": ("pairs", "waiting"),
+    "drift of items, a day": ("drift", "items", "day", "drift", "mean"),
+    "drift of users, a day": ("drift", "users", "day", "drift", "mean"),
+    "clicks on new items": ("items", "click_through"),
+    "new items with a vector": ("items", "coverage"),
+    "users of a week with a vector": ("users", "week", "share"),
 }
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -59,22 +74,28 @@ def register(app: typer.Typer, connect: Connect) -> None:
     def audit(
         now: Annotated[bool, typer.Option("--now", help="Audit first, here and now.")] = False,
         domain: DomainName = None,
+        towers: Towers = False,
         limit: Limit = 30,
         as_json: Json = False,
     ) -> None:
         """Show what the latest audit found, and how that went over the last ones."""
         with connect() as rooms:
             chosen = chosen_domain(rooms, domain)
+            name = audit_name(chosen) if towers else chosen.name
             if now:
                 worker = improver(rooms)
-                audit_now(worker, chosen, worker.clock())
-            found = rooms.audits.list(chosen.name, limit)
+                if towers:
+                    look(worker, chosen, worker.clock(), whole=True)
+                else:
+                    audit_now(worker, chosen, worker.clock())
+            found = rooms.audits.list(name, limit)
             if as_json:
-                typer.echo(json.dumps({"domain": chosen.name, "audits": [one.as_json() for one in found]}))
+                typer.echo(json.dumps({"domain": name, "audits": [one.as_json() for one in found]}))
             elif found:
-                _print_audit(found)
+                _print_audit(found, TOWER_TRENDS if towers else TRENDS)
             else:
-                typer.echo("no audit yet; the worker makes one a day, and `audit --now` makes one now")
+                often = "hour" if towers else "day"
+                typer.echo(f"no audit yet; the worker makes one every {often}, and `--now` makes one now")
 
     @app.command()
     def promotions(domain: DomainName = None, limit: Limit = 30, as_json: Json = False) -> None:
@@ -90,27 +111,38 @@ def register(app: typer.Typer, connect: Connect) -> None:
 
 def _add_learning(learning: typer.Typer, connect: Connect) -> None:
     @learning.command()
-    def status(domain: DomainName = None, as_json: Json = False) -> None:
+    def status(domain: DomainName = None, towers: Towers = False, as_json: Json = False) -> None:
         """Say whether a domain learns, how fast, and who said so."""
         with connect() as rooms:
-            _print_learning(rooms.learning.of(chosen_domain(rooms, domain).name), as_json)
+            chosen = chosen_domain(rooms, domain)
+            _print_learning(rooms.learning.of(audit_name(chosen) if towers else chosen.name), as_json)
 
     @learning.command()
-    def freeze(why: Why, domain: DomainName = None, by: By = None, as_json: Json = False) -> None:
+    def freeze(
+        why: Why, domain: DomainName = None, towers: Towers = False, by: By = None, as_json: Json = False
+    ) -> None:
         """Stop learning: what is logged and queued waits."""
         with connect() as rooms:
-            name = chosen_domain(rooms, domain).name
-            said = rooms.learning.freeze(name, who(by), why)
-            rooms.alerts.over(name, HEALED)
+            chosen = chosen_domain(rooms, domain)
+            said = rooms.learning.freeze(audit_name(chosen) if towers else chosen.name, who(by), why)
+            rooms.alerts.over(chosen.name, TOWERS_HEALED if towers else HEALED)
             _print_learning(said, as_json)
 
     @learning.command()
     def resume(
-        why: Why, rate: Rate = None, domain: DomainName = None, by: By = None, as_json: Json = False
+        why: Why,
+        rate: Rate = None,
+        domain: DomainName = None,
+        towers: Towers = False,
+        by: By = None,
+        as_json: Json = False,
     ) -> None:
         """Learn again."""
         with connect() as rooms:
-            _print_learning(go_on(rooms, chosen_domain(rooms, domain), who(by), why, rate), as_json)
+            chosen = chosen_domain(rooms, domain)
+            if towers:
+                audit_name(chosen)
+            _print_learning((go_on_towers if towers else go_on)(rooms, chosen, who(by), why, rate), as_json)
 
     @learning.command("restore")
     def restore_release(why: Why, domain: DomainName = None, by: By = None, as_json: Json = False) -> None:
@@ -137,7 +169,7 @@ def sparkline(values: Sequence[float | None]) -> str:
     )
 
 
-def _print_audit(found: Sequence[Audit]) -> None:
+def _print_audit(found: Sequence[Audit], measures: Mapping[str, Sequence[str]]) -> None:
     latest, console = found[0], Console()
     findings = Table(
         "what", "grade", "found", title=f"{latest.domain}: {latest.grade.value}, {_when(latest.at)}"
@@ -150,7 +182,7 @@ def _print_audit(found: Sequence[Audit]) -> None:
     if latest.healing:
         console.print(latest.healing, markup=False)
     trends = Table("measure", "latest", f"the last {len(found)}, the newest rightmost")
-    for name, path in TRENDS.items():
+    for name, path in measures.items():
         values = [_at(one.measured, path) for one in reversed(found)]
         trends.add_row(name, "" if values[-1] is None else f"{values[-1]:.4g}", sparkline(values))
     console.print(trends)

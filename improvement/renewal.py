@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clickstream.improvement_queue import Claim, Outcome, Status
-from improvement.copies import Key, UsableSession, improvement_input, personal_copies, revisions
+from improvement.copies import Key, improvement_input, personal_copies, revisions
 from improvement.domain import SearchDomain
 from improvement.evidence import happened_at
+from improvement.experiments.treatment import evidence_for
 from improvement.improver import Improver
 from improvement.inputs import ImprovementInput
 from improvement.lessons import Lessons
@@ -57,7 +58,7 @@ def renew_copies(
     collection, verdicts = release.collection_id, {**lessons.verdicts, **queries.verdicts}
     shown = {o for one in lessons.teaching if one.session.session_id in queries.vectors for o in one.weights}
     originals = rooms.vectors.find(collection, shown)
-    inputs = _inputs(domain, lessons.teaching, queries.vectors, originals, verdicts)
+    inputs = _inputs(domain, lessons, queries.vectors, originals, verdicts)
     held = rooms.vectors.copies(collection, lessons.users) if lessons.users else []
     copies, stale, broken = _changes(domain, inputs, originals, held)
     broken |= dict(spared or {})
@@ -82,23 +83,24 @@ def renew_copies(
 
 def _inputs(
     domain: SearchDomain,
-    sessions: Sequence[UsableSession],
+    lessons: Lessons,
     queries: Mapping[str, Vectors],
     originals: Mapping[str, Object],
     verdicts: dict[str, Outcome],
 ) -> list[ImprovementInput]:
     """Return what each session that can be compared says, weighed by its age beside its user's latest."""
     latest: dict[str | None, float] = {}
-    for one in sessions:
+    for one in lessons.teaching:
         user = one.session.user_id
         latest[user] = max(latest.get(user, 0.0), happened_at(one.session))
     inputs = []
-    for one in sessions:
+    for one in lessons.teaching:
         query = queries.get(one.session.session_id)
         if query is None:
             continue
         try:
-            decay = domain.evidence.decay(latest[one.session.user_id] - happened_at(one.session))
+            evidence = evidence_for(lessons.experiment, one.session.user_id, domain.evidence)
+            decay = evidence.decay(latest[one.session.user_id] - happened_at(one.session))
             inputs.append(
                 improvement_input(one, query, originals, domain.search_index_info.dimensions, decay)
             )

@@ -28,6 +28,7 @@ from improvement.schemas import (
     to_objects,
 )
 from improvement.search import Search
+from improvement.two_tower.following import TowerFollowing
 from improvement.vectors import point_id
 from improvement.wiring import Rooms, improver
 
@@ -236,8 +237,19 @@ def search_of(rooms: Rooms) -> Search:
 def catalogue(rooms: Rooms, domain: SearchDomain, release: Release | None = None) -> Catalogue:
     """Return the writer of a domain's objects, or of a release that was made by hand and does not serve."""
     aside = None if release is None or release.blue else release
+    behind = None
+    if domain.towers is not None:
+        behind = TowerFollowing(rooms.releases, rooms.vectors, rooms.mirror, rooms.towers, rooms.entries)
     return Catalogue(
-        domain, rooms.vectors, rooms.queue, rooms.wake, rooms.releases, rooms.mirror, rooms.shaper, aside
+        domain,
+        rooms.vectors,
+        rooms.queue,
+        rooms.wake,
+        rooms.releases,
+        rooms.mirror,
+        rooms.shaper,
+        aside,
+        behind,
     )
 
 

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import AfterValidator, Field, FiniteFloat, JsonValue
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, JsonValue, model_validator
 
-from clickstream.records import Identifier, Meta, Record, Text, storable
+from clickstream.records import Identifier, Meta, Record, Text, Timestamp, storable, storable_text
 from improvement.domain import MetricType, SearchDomain
 from improvement.errors import Invalid
 from improvement.objects import Object, Vectors
@@ -19,6 +19,8 @@ MAX_OBJECTS = 1_000
 #: Results one page may hold, and how deep pages go.
 MAX_LIMIT, MAX_OFFSET = 1_000, 10_000
 
+#: Texts, and past engagements, that one request may have embedded.
+MAX_TEXTS, MAX_PASTS = 256, 500
 #: Bytes of one object's payload as JSON.
 MAX_PAYLOAD_BYTES = 262_144
 
@@ -31,6 +33,8 @@ def _payload(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Payload = Annotated[dict[str, Any], AfterValidator(_payload)]
+StorableText = Annotated[Text, AfterValidator(storable_text)]
+StorableId = Annotated[Identifier, AfterValidator(storable_text)]
 DomainName = Annotated[str, Field(max_length=64)]
 ModelId = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -79,13 +83,58 @@ class Recommend(Asked):
     """What a user may like next, without a query.
 
     ``exclude_seen`` leaves out what the user acted on; ``diversity`` trades likeness to the profile for
-    difference among the results, 0 not at all; ``fallback`` is what a user without a profile gets.
+    difference among the results, 0 not at all; ``fallback`` is what a user gets whom ``model`` does not know;
+    ``model`` left out is "profile".
     """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"user_id": "ann", "limit": 10}, {"user_id": "ann", "model": "two_tower"}]
+        }
+    )
 
     user_id: Identifier
     exclude_seen: bool = True
     fallback: Literal["popularity", "none"] = "popularity"
     diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
+    model: Literal["profile", "two_tower"] | None = None
+
+
+class PastBody(Record):
+    """Something that somebody did with an object, as in an action or a session's event."""
+
+    object_id: StorableId
+    action_type: Annotated[str, Field(min_length=1, max_length=128)]
+    created_at: Timestamp | None = None
+    meta: Meta | None = None
+
+
+class Embed(Record):
+    """What is to be a vector: texts, or a history (oldest first where times are equal), or objects."""
+
+    domain: DomainName | None = None
+    model: Literal["two_tower", "encoder"] = "two_tower"
+    texts: Annotated[list[StorableText], Field(min_length=1, max_length=MAX_TEXTS)] | None = None
+    history: Annotated[list[PastBody], Field(min_length=1, max_length=MAX_PASTS)] | None = None
+    object_ids: Annotated[list[StorableId], Field(min_length=1, max_length=MAX_OBJECTS)] | None = None
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"texts": ["waterproof walking boots"]},
+                {"history": [{"object_id": "o1", "action_type": "like"}]},
+                {"object_ids": ["o1", "o2"]},
+                {"model": "encoder", "texts": ["waterproof walking boots"]},
+            ]
+        }
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        given = sum(one is not None for one in (self.texts, self.history, self.object_ids))
+        if given != 1:
+            raise ValueError(f"expected exactly one of texts, history and object_ids, got {given}")
+        return self
 
 
 class PayloadCount(Record):

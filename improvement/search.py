@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -14,6 +14,7 @@ from clickstream.records import QueryVector, SearchResult, Session
 from clickstream.store import ClickstreamStore, SessionFull
 from improvement.domain import SearchDomain
 from improvement.errors import Invalid
+from improvement.experiments.treatment import Treated, treated
 from improvement.filters import parse_filter
 from improvement.interleaving import interleave
 from improvement.objects import Vectors
@@ -22,7 +23,7 @@ from improvement.profiles.store import ProfileStore
 from improvement.profiles.usable import unusable
 from improvement.releases import Releases
 from improvement.schemas import Asked, PayloadSearch, SimilaritySearch, SortBy, checked_vectors
-from improvement.served import Served, served
+from improvement.served import Served, answered_to, served_to
 from improvement.telemetry import Metrics
 from improvement.vectors import Hit, VectorStore, point_id
 
@@ -78,39 +79,48 @@ class Search:
     clock: Callable[[], float] = time.time
 
     def similar(self, domain: SearchDomain, body: SimilaritySearch) -> dict[str, Any]:
-        """Answer a similarity search; raises Invalid."""
+        """Answer a similarity search, as the user's arm of an experiment has it; raises Invalid."""
+        as_is = treated(domain, body.user_id)
+        as_is = as_is.but(own_knob(body, as_is))
+        return answered_to(self.releases, domain, as_is, lambda how: self._similar(domain, body, how))
+
+    def _similar(self, domain: SearchDomain, body: SimilaritySearch, how: Treated) -> dict[str, Any]:
         personalized = str(body.user_id is not None).lower()
         with self.metrics.searches.labels(domain.name, personalized).time():
-            serving, query = self._asked(domain, body)
+            serving, query, how = self._asked(domain, body, how)
             where = parse_filter(body.filter, point_id)
             offset, limit = body.offset or 0, body.limit
             session_id = body.session_id or (str(uuid.uuid4()) if body.create_session else None)
             towards = None
             if body.sort_by is not None:
-                found, more = self._sorted(serving, body, query, where, offset + limit)
+                found, more = self._sorted(serving, body, query, where, offset + limit, how)
             else:
-                towards = self._towards_profile(serving, body, query)
-                found, more = self._ranked(serving, body, query, towards, where, session_id)
-        answer = self._answer(body, session_id, found, more) | {"meta": {"profile": towards is not None}}
+                towards = self._towards_profile(serving, body, query, how)
+                found, more = self._ranked(serving, body, query, towards, where, session_id, how)
+        meta = {"profile": towards is not None, **how.meta}
+        answer = self._answer(body, session_id, found, more) | {"meta": meta}
         if body.create_session and session_id is not None:
             text = body.search_query if isinstance(body.search_query, str) else ""
             space = serving.domain.encoder.model_id
             vector = QueryVector(model_id=space, vectors=(tuple(query.tolist()),))
-            self.register(domain, body, session_id, text, found, vector)
+            how = replace(how, mixed=explores(body, how))
+            self.register(domain, body, session_id, text, found, vector, how)
         return answer
 
-    def _asked(self, domain: SearchDomain, body: SimilaritySearch) -> tuple[Served, Vectors]:
-        """Return what serves, and the query in its space.
+    def _asked(
+        self, domain: SearchDomain, body: SimilaritySearch, how: Treated
+    ) -> tuple[Served, Vectors, Treated]:
+        """Return what serves, the query in its space, and how its user is treated there.
 
         Embedding takes its time. Where another collection serves afterwards, that one is searched: the one
         before may be about to be deleted.
         """
-        serving = served(self.releases, domain)
+        serving, how = served_to(self.releases, domain, how)
         while True:
             query, before = self._query(serving.domain, body), serving
-            serving = served(self.releases, domain)
+            serving, how = served_to(self.releases, domain, how)
             if serving.space == before.space:
-                return serving, query
+                return serving, query, how
 
     def _query(self, domain: SearchDomain, body: SimilaritySearch) -> Vectors:
         """Return the query's prepared vector, shape (D,)."""
@@ -122,11 +132,13 @@ class Search:
         embedded: Vectors = domain.embed([body.search_query])[0]
         return embedded
 
-    def _towards_profile(self, serving: Served, body: SimilaritySearch, query: Vectors) -> Vectors | None:
+    def _towards_profile(
+        self, serving: Served, body: SimilaritySearch, query: Vectors, how: Treated
+    ) -> Vectors | None:
         """Return the query as the user's profile turns it; None if that is not wanted or not possible."""
         domain = serving.domain
         settings = domain.profiles
-        weight = settings.search_weight if body.profile_weight is None else body.profile_weight
+        weight = how.weight(body.profile_weight, settings.search_weight)
         if body.user_id is None or weight == 0:
             return None
         try:
@@ -151,15 +163,16 @@ class Search:
         towards: Vectors | None,
         where: models.Filter | None,
         session_id: str | None,
+        how: Treated,
     ) -> tuple[list[Shown], bool]:
         """Rank by similarity, the best again by the profile; mix in the baseline when asked to explore."""
         domain, collection = serving.domain, serving.collection
         info, offset, limit = domain.search_index_info, body.offset or 0, body.limit
         second: dict[str, Any] = {"rescore": towards, "rescored": domain.profiles.rescored}
-        explore = body.exploration_ratio > 0 and body.user_id is not None
-        if not explore:
+        user_id = body.user_id if how.copies else None
+        if not explores(body, how):
             hits, more = self.vectors.search(
-                collection, info, query, limit, offset=offset, user_id=body.user_id, where=where,
+                collection, info, query, limit, offset=offset, user_id=user_id, where=where,
                 max_distance=body.max_distance, **second,
             )  # fmt: skip
             return [Shown(hit) for hit in hits], more
@@ -169,7 +182,7 @@ class Search:
                 collection, info, query, end + 1, user_id=user, where=where, max_distance=body.max_distance,
                 **stage,
             )[0]
-            for user, stage in ((body.user_id, second), (None, {}))
+            for user, stage in ((user_id, second), (None, {}))
         )  # fmt: skip
         seed = session_id or f"{body.user_id}\0{body.search_query}"
         mixed = interleave(mine, baseline, body.exploration_ratio, seed, end + 1, lambda hit: hit.object_id)
@@ -182,13 +195,14 @@ class Search:
         query: Vectors,
         where: models.Filter | None,
         end: int,
+        how: Treated,
     ) -> tuple[list[Shown], bool]:
         """Sort the nearest `SORT_WINDOW` by a payload field; ``similarity_first`` lets it break ties only."""
         if end > SORT_WINDOW:
             raise Invalid(f"offset + limit: expected at most {SORT_WINDOW} when sort_by is given, got {end}")
         hits, _ = self.vectors.search(
-            serving.collection, serving.domain.search_index_info, query, SORT_WINDOW, user_id=body.user_id,
-            where=where, max_distance=body.max_distance,
+            serving.collection, serving.domain.search_index_info, query, SORT_WINDOW,
+            user_id=body.user_id if how.copies else None, where=where, max_distance=body.max_distance,
         )  # fmt: skip
         assert body.sort_by is not None
         ordered = by_field(hits, body.sort_by)
@@ -222,8 +236,9 @@ class Search:
         text: str,
         shown: Sequence[Shown],
         vector: QueryVector | None = None,
+        how: Treated | None = None,
     ) -> None:
-        """Register what was shown; raises Invalid for what no session can hold."""
+        """Register what was shown, and by which arm; raises Invalid for what no session can hold."""
         sort_by = body.sort_by if isinstance(body, PayloadSearch) else None
         try:
             session = Session(
@@ -238,8 +253,11 @@ class Search:
                 sort_by=sort_by.model_dump() if sort_by else None,
                 user_id=body.user_id,
                 domain=domain.name,
+                **(how or Treated()).named,
             )
             self.clickstream.register(session, vector)
+            if body.session_id is not None and how is not None and how.uncounted is not None:
+                self.clickstream.uncount(session_id)  # it may be a further page of one that counted
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             raise Invalid(f"create_session: {first['loc'][0]}: {first['msg']}") from None
@@ -256,6 +274,20 @@ class Search:
             "total_count": None,
             "meta_info": body.meta_info,
         }
+
+
+def explores(body: SimilaritySearch, how: Treated) -> bool:
+    """Return whether a search mixes its user's own list with the baseline."""
+    return body.exploration_ratio > 0 and body.sort_by is None and body.user_id is not None and how.copies
+
+
+def own_knob(body: SimilaritySearch, how: Treated) -> str | None:
+    """Return why a search is not what its user's arm makes of it, but what the request asks for."""
+    if body.profile_weight is not None:
+        return "the request sets profile_weight"
+    if body.exploration_ratio > 0 and body.sort_by is None and not how.copies:
+        return "the request asks for a mixed list, and other arms' mixed lists do not count here"
+    return None
 
 
 def by_field(hits: Sequence[Hit], sort_by: SortBy) -> list[Hit]:

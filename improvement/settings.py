@@ -85,6 +85,12 @@ class Settings(BaseSettings):
     """Longest run of one message of green builds, milliseconds; a build cut off goes on with the next."""
     build_lease_seconds: float = Field(120.0, gt=0)
     """How long a worker holds a green build, from page to page, before another may take over, seconds."""
+    tower_seconds_interval: float | None = Field(None, gt=0)
+    """Seconds between two looks at what is due of two towers; default 30, embedded 5."""
+    tower_worker_time_limit: int = Field(21_600_000, ge=1_000)
+    """Longest run of one message of the two towers, milliseconds; training cut off goes on with the next."""
+    tower_lease_seconds: float = Field(120.0, gt=0)
+    """How long a worker holds a domain's towers, from step to step, before another may take over, seconds."""
     profile_seconds_interval: float = Field(7_200, gt=0)
     """Seconds after which the worker makes the profiles anew whose users acted."""
     popularity_seconds_interval: float | None = Field(None, gt=0)
@@ -134,6 +140,11 @@ class Settings(BaseSettings):
     def build_interval(self) -> float:
         """Seconds between two looks at whether a build is due: half a lease, embedded at most 5."""
         return min(self.interval, self.build_lease_seconds / 2)
+
+    @property
+    def tower_interval(self) -> float:
+        """Seconds between two looks at the towers: the setting, or 30 with Redis and 5 embedded."""
+        return self.tower_seconds_interval or (30.0 if self.redis_url else 5.0)
 
     @property
     def popularity_interval(self) -> float:

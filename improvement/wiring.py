@@ -14,7 +14,7 @@ from qdrant_client import QdrantClient
 from clickstream.actions import ActionStore
 from clickstream.improvement_queue import ImprovementQueue
 from clickstream.store import ClickstreamStore
-from improvement.background import BuildTicker, Ticker, Wake, sender
+from improvement.background import BuildTicker, Ticker, TowerTicker, Wake, sender
 from improvement.domain import SearchDomain, load_domain
 from improvement.embedded import EmbeddedMongo
 from improvement.errors import WrongPlugin
@@ -38,6 +38,13 @@ from improvement.quality.webhook import Webhook
 from improvement.releases import Releases
 from improvement.settings import Settings
 from improvement.telemetry import Metrics
+from improvement.two_tower.checkpoints import CheckpointStore
+from improvement.two_tower.entries import EntryStore
+from improvement.two_tower.pairs import PairStore
+from improvement.two_tower.progress import TrainingStore
+from improvement.two_tower.reading import CatalogueFacts
+from improvement.two_tower.serving import ServingTowers
+from improvement.two_tower.shapes import EveryShape
 from improvement.vectors import VectorStore
 
 #: Seconds a store may take to answer before the caller is told that it does not.
@@ -69,6 +76,12 @@ class Rooms:
     alerts: AlertStore
     audits: AuditStore
     samples: SampleStore
+    entries: EntryStore
+    pairs: PairStore
+    checkpoints: CheckpointStore
+    training: TrainingStore
+    towers: ServingTowers
+    facts: CatalogueFacts
     broker: Broker
     wake: Wake
     metrics: Metrics
@@ -140,6 +153,9 @@ def build(
         population, builds, reports = PopulationStore(database), BuildStore(database), ReportStore(database)
         shaper = Shaper(population)
         audits, samples = AuditStore(database), SampleStore(database)
+        entries, pairs = EntryStore(database), PairStore(database)
+        checkpoints, training = CheckpointStore(database), TrainingStore(database)
+        towers = ServingTowers(releases, checkpoints)
         webhook = settings.alert_webhook_url
         metrics = Metrics()
         clickstream.ensure_indexes()
@@ -151,6 +167,9 @@ def build(
         builds.ensure_indexes()
         audits.ensure_indexes()
         samples.ensure_indexes()
+        entries.ensure_indexes()
+        pairs.ensure_indexes()
+        checkpoints.ensure_indexes()
         for domain in domains.values():
             releases.ensure(domain)
         checks: dict[str, Callable[[], Any]] = {
@@ -174,13 +193,19 @@ def build(
             popularity=PopularityStore(database),
             population=population,
             shaper=shaper,
-            mirror=Mirror(vectors, shaper),
+            mirror=Mirror(vectors, EveryShape(shaper, towers)),
             builds=builds,
             reports=reports,
             learning=LearningStore(database),
             alerts=AlertStore(database, None if webhook is None else Webhook(webhook)),
             audits=audits,
             samples=samples,
+            entries=entries,
+            pairs=pairs,
+            checkpoints=checkpoints,
+            training=training,
+            towers=towers,
+            facts=CatalogueFacts(vectors, releases),
             broker=broker,
             wake=sender(broker),
             metrics=metrics,
@@ -191,7 +216,7 @@ def build(
 
 
 def tickers(settings: Settings, rooms: Callable[[], Rooms]) -> list[Ticker]:
-    """Return the middlewares that wake the workers, once per interval and for what is due of builds.
+    """Return the middlewares that wake the workers, once per interval, for builds, and for towers.
 
     Args:
         rooms: asked for at every tick, so that the first one may connect.
@@ -200,9 +225,14 @@ def tickers(settings: Settings, rooms: Callable[[], Rooms]) -> list[Ticker]:
     def building() -> bool:
         return bool(rooms().builds.due()) and rooms().queue.take_tick("builds", settings.build_interval)
 
+    def training() -> bool:
+        towers = any(domain.towers is not None for domain in rooms().domains.values())
+        return towers and rooms().queue.take_tick("towers", settings.tower_interval)
+
     return [
         Ticker(lambda: rooms().queue.take_tick("improvement", settings.interval), settings.interval),
         BuildTicker(building, settings.build_interval),
+        TowerTicker(training, settings.tower_interval),
     ]
 
 
@@ -226,8 +256,15 @@ def improver(rooms: Rooms) -> Improver:
         alerts=rooms.alerts,
         audits=rooms.audits,
         samples=rooms.samples,
+        entries=rooms.entries,
+        pairs=rooms.pairs,
+        checkpoints=rooms.checkpoints,
+        training=rooms.training,
+        towers=rooms.towers,
+        facts=rooms.facts,
         wake=rooms.wake,
         lease_seconds=rooms.settings.improvement_lease_seconds,
+        tower_lease=rooms.settings.tower_lease_seconds,
         max_attempts=rooms.settings.improvement_max_attempts,
         profile_interval=rooms.settings.profile_seconds_interval,
         popularity_interval=rooms.settings.popularity_interval,

@@ -1,0 +1,1 @@
+"""Two towers: a retrieval model of users and items, learned from engagement as it comes."""
