@@ -49,9 +49,13 @@ bench: $(STAMP)  ## Run the benchmarks
 	$(BIN)/python benchmarks/adjusters.py
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/switches.py
+	$(BIN)/python benchmarks/two_tower.py
+	$(BIN)/python benchmarks/two_tower_live.py
 	test ! -d $(REPLAY) || $(BIN)/python benchmarks/evidence.py --dataset $(REPLAY)
 	test ! -d $(REPLAY) || $(BIN)/python benchmarks/profile_replay.py --dataset $(REPLAY)
 	test ! -d $(REPLAY) || $(BIN)/python benchmarks/population_replay.py --dataset $(REPLAY)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[bench]'
+	test ! -d $(REPLAY) || $(BIN)/python benchmarks/two_tower_replay.py --dataset $(REPLAY)
 
 clean:  ## Remove the environment and caches, not the data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

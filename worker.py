@@ -6,7 +6,7 @@ from functools import cache
 
 import dramatiq
 
-from improvement.background import declare_builds, declare_improvement
+from improvement.background import declare_builds, declare_improvement, declare_towers
 from improvement.improver import Improver
 from improvement.settings import Environment, Settings
 from improvement.telemetry import configure_logging
@@ -30,6 +30,7 @@ def _prepared() -> Improver:
     import torch  # here, because the parent process need not load it
 
     import improvement.green.building  # noqa: F401  (all that the actors need)
+    import improvement.two_tower.jobs  # noqa: F401
 
     # More worker processes, not more threads: on busy cores they wait for each other.
     torch.set_num_threads(1)
@@ -63,8 +64,16 @@ def build_green() -> int:
     return run_builds(working(), settings.build_lease_seconds)
 
 
+def train_towers() -> int:
+    """Train and publish what is due of two towers."""
+    from improvement.two_tower.jobs import run_towers
+
+    return run_towers(working())
+
+
 for ticker in tickers(settings, rooms):
     broker.add_middleware(ticker)
 retries = settings.improvement_worker_max_retries
 declare_improvement(broker, improve, retries, settings.improvement_worker_time_limit)
 declare_builds(broker, build_green, retries, settings.build_worker_time_limit)
+declare_towers(broker, train_towers, retries, settings.tower_worker_time_limit)

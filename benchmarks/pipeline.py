@@ -49,6 +49,12 @@ from improvement.quality.audits import AuditStore
 from improvement.quality.learning import LearningStore
 from improvement.quality.samples import SampleStore
 from improvement.releases import Releases
+from improvement.two_tower.checkpoints import CheckpointStore
+from improvement.two_tower.entries import EntryStore
+from improvement.two_tower.pairs import PairStore
+from improvement.two_tower.progress import TrainingStore
+from improvement.two_tower.reading import CatalogueFacts
+from improvement.two_tower.serving import ServingTowers
 from improvement.vectors import CHUNK, VectorStore
 
 #: Results one session shows, and the most of them that are clicked.
@@ -164,12 +170,14 @@ def run(
             profiles, actions = ProfileStore(database, MemoryCache()), ActionStore(database)
             profiles.ensure_indexes()
             batch = ProfileBatch(profiles, actions, vectors, releases, Neighbours(qdrant, vectors))
-            population = PopulationStore(database)
+            population, checkpoints = PopulationStore(database), CheckpointStore(database)
             rooms = Improver(
                 clickstream, queue, vectors, releases, {domain.name: domain}, PropensityStore(database),
                 actions, batch, PopularityStore(database), population, Mirror(vectors, Shaper(population)),
                 BuildStore(database), ReportStore(database), LearningStore(database), AlertStore(database),
-                AuditStore(database), SampleStore(database), wake=lambda: None,
+                AuditStore(database), SampleStore(database), EntryStore(database), PairStore(database),
+                checkpoints, TrainingStore(database), ServingTowers(releases, checkpoints),
+                CatalogueFacts(vectors, releases), wake=lambda: None,
             )  # fmt: skip
             bench = Bench(rooms, domain, mongo, qdrant, rng)
             bench.improve("warm-up", 1, users, objects)  # torch loads its kernels on first use

@@ -22,6 +22,7 @@ from demo.green import ship, ship_table
 from demo.judging import JUDGED, Relevant, judge, view
 from demo.metrics import angles
 from demo.show import Show
+from demo.towers import learn, towers_table
 from demo.users import TOPICS, clicked, relevant_objects, visits
 from improvement.domain import load_domain
 from improvement.embedded import running_service
@@ -189,6 +190,8 @@ def run(
     uploaded = {o.object_id: rows for o, rows in zip(objects, vectors, strict=True)}
     copies, angle = largest_drift(api, shown_to, uploaded)
     shipped = ship(show, api, objects, relevant, NEWCOMER, seed)
+    member, mine = shipped.member
+    learned = learn(show, api, member, mine, NEWCOMER)
 
     checks = {
         "held-out nDCG@10 went up": after["mean"] > before["mean"],
@@ -201,6 +204,7 @@ def run(
         "no copy drifted beyond the limit": copies > 0 and angle <= max_drift + 1e-5,  # of 7 decimals sent
         "no session failed": ended["failed"] == 0,
         **shipped.checks(),
+        **learned.checks(),
     }
     return {
         "objects": len(objects),
@@ -221,6 +225,7 @@ def run(
             "limit": max_drift,
         },
         "green": shipped.as_json(),
+        "towers": learned.as_json(),
         "checks": checks,
         "ok": all(checks.values()),
     }
@@ -265,6 +270,7 @@ def report(console: Console, result: Mapping[str, Any], relevant: Relevant) -> N
     console.print(feed)
 
     console.print(ship_table(result["green"]))
+    console.print(towers_table(result["towers"]))
 
     drift, queue = result["drift"], result["queue"]
     releases = result["green"]["releases"]
@@ -309,7 +315,8 @@ def main(
 
     Then a whole team searches and clicks. What all of them chose goes into a green collection; it is gated by
     replaying sessions that it has not learned from, promoted, and searched by a new member of the team who
-    never clicked anything; and rolled back.
+    never clicked anything; and rolled back. Two towers have learned from the same clicks meanwhile: they are
+    tested on what everybody clicked next, promoted, and rolled back, too.
 
     Relevance is decided by words in names and summaries, never by the vectors being improved. The exit code
     is 0 only if the results got better and every other promise held.

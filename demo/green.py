@@ -30,6 +30,7 @@ class Shipped:
         personal: mean held-out nDCG@10 of the four users with their own copies, likewise.
         same_view: whether a new user sees exactly after the rollback what they saw before the promotion.
         releases: which collection was blue before, promoted and rolled back.
+        member: one of the team, and what is relevant to their work.
     """
 
     build: Mapping[str, Any]
@@ -38,10 +39,11 @@ class Shipped:
     personal: Mapping[str, float]
     same_view: bool
     releases: Mapping[str, str]
+    member: tuple[str, frozenset[str]]
 
     def as_json(self) -> dict[str, Any]:
         """Return what the report and ``--json`` show."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "member"}
 
     def checks(self) -> dict[str, bool]:
         """Return what must hold."""
@@ -98,6 +100,7 @@ def ship(
         personal={when: round(score, 4) for when, (_, score) in scores.items()},
         same_view=view(show, api, "what a new user sees again", newcomer) == seen,
         releases={"before": first, "promoted": promoted, "rolled back": api.blue()},
+        member=(members[0].user_id, frozenset().union(*team[members[0].user_id].values())),
     )
 
 

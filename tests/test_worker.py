@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 import redis
 from pymongo.database import Database
 
+from clickstream.actions import ActionStore
 from clickstream.improvement_queue import Owner, Request
+from clickstream.records import Action
 from improvement.background import build_sender
 from improvement.domain import SearchDomain
 from improvement.green.builds import BuildState, Stage
@@ -26,6 +29,7 @@ from improvement.settings import Settings
 from improvement.wiring import Rooms, build, improver
 from tests.support import click, eventually, make_objects, make_session
 from tests.worker_domain import domain as WORK
+from tests.worker_domain import feed as FEED
 from tests.worker_domain import slow as SLOW
 
 ROOT = Path(__file__).parents[1]
@@ -252,6 +256,50 @@ def test_improving_goes_on_beside_a_build_and_a_killed_builder_is_replaced(
         assert rooms.vectors.count(green.collection_id, None) == 700
         held = [rooms.vectors.copies(one.collection_id, ["ann"]) for one in (blue, green)]
         assert {ref.original_id for ref in held[0]} == {ref.original_id for ref in held[1]} != set()
+
+
+def test_towers_learn_every_engagement_once_though_their_worker_is_killed_again_and_again(
+    mongo_url: str, database: Database[Any], redis_url: str, flushed: redis.Redis, tmp_path: Path
+):
+    settings = settings_for(mongo_url, database.name, tmp_path / "edge")
+    with opened(settings, FEED) as rooms:
+        rooms.vectors.upsert(rooms.releases.blue(FEED.name).collection_id, make_objects(FEED, 30))
+    did = [
+        Action(
+            action_id=f"a{n}", user_id=f"user{n % 7}", object_id=f"o{n % 30}", action_type="like",
+            created_at=1_700_000_000 + n, domain=FEED.name,
+        )
+        for n in range(90)
+    ]  # fmt: skip
+    ActionStore(database, clock=lambda: time.time() - 120).push(did)  # nobody learned them at once
+    environment = {
+        "DOMAINS": "tests.worker_domain:feed",
+        "TOWER_LEASE_SECONDS": "1",
+        "TOWER_SECONDS_INTERVAL": "0.3",
+    }
+    sender = settings_for(mongo_url, database.name, tmp_path / "other", redis_url=redis_url)
+    with opened(sender, FEED) as rooms:
+
+        def learned_from(engagements: int) -> bool:
+            head = rooms.training.of(FEED.name).head
+            return head is not None and rooms.checkpoints.get(head).engagements >= engagements
+
+        for engagements in (0, 13, 33):  # killed while it learns, and between two batches
+            with worker(settings, redis_url, **environment) as process:
+                eventually(partial(learned_from, engagements), 90)
+                os.killpg(process.pid, signal.SIGKILL)
+        with worker(settings, redis_url, **environment):
+            eventually(lambda: learned_from(73), 90)
+        line = {one.checkpoint_id: one for one in rooms.checkpoints.list(FEED.name)}
+        head = rooms.training.of(FEED.name).head
+        learned = []
+        while head in line:
+            learned += [line[head].engagements] * (line[head].trained == "candidate")
+            head = line[head].parent
+        assert learned == [73, 53, 33, 13]  # the 7 users' first ones were made before they had vectors
+        pairs = list(rooms.pairs.between(FEED.name, 0, 2e9))
+        assert sorted(pair.object_id for pair in pairs) == sorted(one.object_id for one in did)
+        assert sum(pair.batch is None for pair in pairs) == 10
 
 
 def _improve_and_die(settings: dict[str, Any], after: int) -> None:

@@ -25,6 +25,10 @@ TINY = {
     ],
     "build": ["200", "400", "--dimensions", "16"],
     "profiles": ["100", "--users", "7", "--objects", "30"],
+    "two_tower": [
+        "200", "--pairs", "50", "--users", "4", "--events", "10", "--dimensions", "16", "--rounds", "1",
+    ],
+    "two_tower_live": ["60", "--users", "7", "--objects", "60"],
     "switches": ["3", "--builds", "1", "--objects", "120", "--rate", "40", "--users", "4"],
 }  # fmt: skip
 

@@ -59,6 +59,79 @@ def test_pages_posted_at_once_by_many_threads_are_all_kept_once(store: Clickstre
     assert sorted(r.object_id for r in session.search_results) == sorted(o for page in pages for o in page)
 
 
+ARM = {"experiment": "e", "arm": "copies"}
+
+
+def arm_of(store: ClickstreamStore, session_id: str = "s") -> tuple[str | None, str | None]:
+    session = store.session(session_id)
+    assert session is not None
+    return session.experiment, session.arm
+
+
+def test_pages_of_the_same_arm_and_user_leave_a_session_its_arm(store: ClickstreamStore):
+    for _ in range(2):
+        store.register(make_session("s", "u", ["a", "b"], **ARM))
+        store.register(make_session("s", "u", ["c"], **ARM))
+    assert arm_of(store) == ("e", "copies")
+
+
+@pytest.mark.parametrize("shows", [["c"], ["a"], []], ids=["something new", "the same", "nothing"])
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [
+        ("u", {"experiment": "e", "arm": "originals"}),
+        ("u", {"experiment": "another", "arm": "copies"}),
+        ("someone else", ARM),
+        (None, ARM),
+        ("u", ARM | {"mixed": True}),
+    ],
+)
+def test_a_page_of_another_arm_or_user_or_kind_of_list_takes_a_session_out_of_its_experiment(
+    store: ClickstreamStore, user: str | None, said: dict[str, Any], shows: list[str]
+):
+    store.register(make_session("s", "u", ["a", "b"], **ARM))
+    store.register(make_session("s", user, shows, **said))
+    assert arm_of(store) == (None, None)
+    store.register(make_session("s", "u", ["d"], **ARM))
+    assert arm_of(store) == (None, None), "later pages do not bring it back"
+    session = store.session("s")
+    assert session is not None
+    assert session.user_id == "u"
+    assert [r.object_id for r in session.search_results] == list(dict.fromkeys(["a", "b", *shows, "d"]))
+
+
+def test_a_page_without_an_arm_counts_only_if_it_adds_nothing(store: ClickstreamStore):
+    store.register(make_session("s", "u", ["a", "b"], **ARM))
+    store.register(make_session("s", "u", ["b", "a"]))
+    assert arm_of(store) == ("e", "copies"), "a frontend that tells again what was shown"
+    store.register(make_session("s", "u", ["a", "c"]))
+    assert arm_of(store) == (None, None)
+
+
+def test_a_session_that_began_without_an_arm_never_gets_one(store: ClickstreamStore):
+    store.register(make_session("s", "u", ["a"]))
+    store.register(make_session("s", "u", ["b"], **ARM))
+    assert arm_of(store) == (None, None)
+
+
+def test_pages_of_two_arms_at_once_leave_none_whatever_comes_first(store: ClickstreamStore):
+    first, second = (make_session("s", "u", [o], experiment="e", arm=o) for o in "ab")
+    assert store.register_many([(first, None), (second, None)]) == []
+    assert arm_of(store) == (None, None)
+    threads = [
+        threading.Thread(target=store.register, args=(make_session("t", "u", [o], experiment="e", arm=o),))
+        for o in "abcd"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert arm_of(store, "t") == (None, None)
+    session = store.session("t")
+    assert session is not None
+    assert sorted(r.object_id for r in session.search_results) == ["a", "b", "c", "d"]
+
+
 def test_a_session_that_would_show_too_much_is_refused(store: ClickstreamStore):
     for page in range(3):
         store.register(make_session("s", "u", [f"{page}-{i}" for i in range(1_000)]))

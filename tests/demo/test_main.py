@@ -49,6 +49,7 @@ class Service:
         self.copies: dict[tuple[str, str], np.ndarray] = {}
         self.queued: list[str] = []
         self.polls = 0
+        self.towers = ["untrained"]
         self.http = httpx.Client(base_url="http://demo", transport=httpx.MockTransport(self.answer))
 
     def answer(self, request: httpx.Request) -> httpx.Response:
@@ -82,7 +83,39 @@ class Service:
         mine = [i for i, session in self.sessions.items() if session["user"] == user]
         return [event["object_id"] for i in mine for event in self.events[i]]
 
+    def internal_towers_status(self, body):
+        waiting = None
+        if self.fault == "towers fail":
+            waiting = {"gate": {"passed": False, "reasons": ["recall is worse"]}}
+        return {"serving": {"checkpoint_id": self.towers[-1]}, "waiting": waiting}
+
+    def internal_towers_publish(self, body):
+        if self.fault != "towers fail":
+            self.towers.append("trained")
+
+    def internal_towers_report(self, body):
+        def of(mean, low=0.1, high=0.3):
+            return {name: {"mean": mean, "low": low, "high": high} for name in ("recall@20", "ndcg@10")}
+
+        worse = of(-0.1, -0.2, 0.1) if self.fault == "towers learn nothing" else of(0.2)
+        return {
+            "passed": self.fault != "towers gate", "reasons": [], "source": {"users_with_enough": 6},
+            "metrics": {"blue": of(0.1), "green": of(0.3), "differences": worse},
+        }  # fmt: skip
+
+    def internal_towers_checkpoints(self, body):
+        return {"checkpoints": [{"engagements": 20}, {"engagements": 0}]}
+
+    def internal_towers_rollback(self, body):
+        if self.fault != "towers stay":
+            self.towers.pop()
+
     def recommend(self, body):
+        if body.get("model") == "two_tower":
+            liked = self.liked(body["user_id"])
+            found = [{"object_id": i} for i in self.collections["first"] if i not in liked][: body["limit"]]
+            source = "two_tower" if liked or self.fault == "towers know newcomers" else "popularity"
+            return {"search_results": found, "meta": {"source": source}}
         liked = self.liked(body["user_id"])
         known = liked if liked or self.fault == "knows newcomers" else []
         source = "profile" if known or self.fault == "knows newcomers" else "popularity"
@@ -228,6 +261,13 @@ def test_sessions_last_longer_than_a_bounce_and_event_ids_are_unique(objects):
         ("learns the wrong way", "promoted, a new member of the team finds more"),
         ("no rollback", "after the rollback everybody sees what they saw before"),
         ("rollback loses copies", "after the rollback everybody sees what they saw before"),
+        ("towers gate", "the gate let the trained towers pass"),
+        ("towers learn nothing", "trained, they find more of what members clicked next"),
+        (
+            "towers know newcomers",
+            "who clicked much gets the towers' recommendations, a newcomer what is popular",
+        ),
+        ("towers stay", "items and model were promoted and rolled back together"),
     ],
 )
 def test_a_service_that_breaks_a_promise_fails(objects, fault, check):
@@ -239,6 +279,11 @@ def test_a_service_that_breaks_a_promise_fails(objects, fault, check):
 def test_a_build_that_fails_ends_the_demo_with_its_reason(objects):
     with pytest.raises(SystemExit, match="failed no reason"):
         play(Service("build fails"), objects)
+
+
+def test_towers_whose_gate_fails_end_the_demo_with_its_reasons(objects):
+    with pytest.raises(SystemExit, match="recall is worse"):
+        play(Service("towers fail"), objects)
 
 
 def test_an_error_of_the_service_ends_the_demo_with_its_words():

@@ -35,6 +35,7 @@ from tests.support import Gap, click, make_object, make_objects, make_session
 
 NOTHING = {
     "sessions": 0, "events": 0, "actions": 0, "queue": 0, "profiles": 0, "neighbours": 0, "copies": 0,
+    "towers": 0,
 }  # fmt: skip
 
 
@@ -213,7 +214,7 @@ def test_erasing_removes_one_user_everywhere_says_what_there_was_and_touches_nob
     assert len(world.traces("ann")) > 10
     assert world.erase("ann") == {
         "sessions": 2, "events": 2, "actions": 2, "queue": 1, "profiles": 1, "neighbours": 1,
-        "copies": copies + 1,
+        "copies": copies + 1, "towers": 0,
     }  # fmt: skip
     assert world.erase("ann") == NOTHING
     world.settle()

@@ -125,8 +125,8 @@ def told(rooms: Rooms, build: Build, **changes: Any) -> None:
 #: What may be wrong with a report, and what is said then.
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"passed": False, "reasons": ["nDCG@10 is worse"]}, "nDCG@10 is worse"),
-    ({"created_at": time.time() - 25 * 3600}, "25.0 hours ago"),
-    ({"created_at": time.time() + 25 * 3600}, "-25.0 hours ago"),
+    ({"created_at": time.time() - 25.5 * 3600}, "its gate ran 25."),
+    ({"created_at": time.time() + 25.5 * 3600}, "its gate ran -25."),
     ({"green": "another"}, "tested another collection, 'another'"),
     ({"blue": "another"}, "compared it with 'another'"),
 ]

@@ -15,11 +15,11 @@ from clickstream.records import SessionEvent
 from improvement.domain import SearchDomain
 from improvement.improver import Improver
 from improvement.jobs import run_improvement
+from improvement.nearest import in_turns
 from improvement.objects import Object
 from improvement.profiles.diversity import diverse
 from improvement.profiles.negative import NegativeProfile
 from improvement.profiles.steering import steered
-from improvement.recommend import in_turns
 from improvement.vectors import Hit
 from improvement.wiring import Rooms
 from tests.improvement.profiles.given import give_profile, unit

@@ -22,5 +22,5 @@ def test_status_and_promote_agree_on_what_is_fresh(
     now = rooms.builds.clock()
     rooms.reports._clock = lambda: now - hours * HOUR
     report = rooms.reports.save(domain.name, asked.build_id, green.collection_id, blue.collection_id, [], {})
-    against = reasons_against(report, asked, green, blue, domain.gate.fresh_hours, now)
+    against = reasons_against(report, asked.build_id, green, blue, domain.gate.fresh_hours, now)
     assert state(improving, asked)["gate"]["fresh"] == (not against) == fresh
