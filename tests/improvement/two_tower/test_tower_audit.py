@@ -46,7 +46,7 @@ from tests.support import Clock, Gap, make_domain, make_objects, make_session
 HOUR = 3_600.0
 INTERNAL = "/api/v1/internal"
 #: Loaded by the command line.
-cli_domain = make_domain("towering", towers=SETTINGS)
+cli_domain = make_domain("towering", evidence=EvidenceWeights(), towers=SETTINGS)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -656,9 +656,12 @@ def test_workers_who_take_it_from_one_another_all_the_time_learn_everything_once
     for thread in threads:
         thread.join()
     assert lost
-    assert [one.engagements for one in chain(worker, domain)] == [0, EVERY, 2 * EVERY, 3 * EVERY]
+    learned = [one.engagements for one in chain(worker, domain)]
     sizes = Counter(one["batch"] for one in stored(database, domain, engaged=True))
-    assert sorted(sizes.values()) == [EVERY] * 3
+    assert (learned[0], learned[-1]) == (0, 3 * EVERY)
+    # Two who claim for one batch in the same instant may make it larger; each of its engagements counts once.
+    assert sorted(after - before for before, after in pairwise(learned)) == sorted(sizes.values())
+    assert None not in sizes
 
 
 def lonely(database: Database[Any]) -> Any:
